@@ -1,0 +1,50 @@
+# `make help` lists the commands. Each makes .venv when there is none.
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_PROMPT ?= a large red circle above a small blue square on a green background
+
+# Keeps this folder off sys.path: `kernels/` would pass for PyPI's package of that name.
+export PYTHONSAFEPATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types bench gpu compat clean
+
+help:  ## List the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup:  ## Make .venv, or bring it up to date
+	@.ci/venv $(VENV)
+
+demo: setup  ## Draw a picture, stock and accelerated side by side, and report what was done
+	@mkdir -p outputs
+	$(BIN)/sdaccel generate "$(DEMO_PROMPT)" --compare --output outputs/demo.png
+
+test: setup  ## Run the tests
+	$(BIN)/pytest
+
+check: lint types test  ## The whole gate: format, lint, types, tests
+
+lint: setup  ## Check the format and the style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# mypy knows a package by its place in the tree, so it gets the tree that is installed, as links.
+types: setup  ## Check the types
+	@rm -rf build/typed && mkdir -p build/typed/sdaccel
+	@ln -s $(CURDIR)/sdaccel/* $(CURDIR)/kernels $(CURDIR)/pipelines $(CURDIR)/benchmarks build/typed/sdaccel/
+	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+	    --cache-dir $(CURDIR)/.mypy_cache -p sdaccel
+
+bench: setup  ## Measure: rows land under benchmarks/results/
+	$(BIN)/python -m sdaccel.benchmarks
+
+gpu: setup  ## Run the tests that need a GPU
+	$(BIN)/pytest -m gpu
+
+compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
+	@.ci/compat
+
+clean:  ## Remove what was built, .venv included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache outputs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
