@@ -1,0 +1,31 @@
+"""The package's own errors: each message is one sentence that says what to do next."""
+
+from __future__ import annotations
+
+
+class SdaccelError(Exception):
+    """Anything that sdaccel itself refuses or fails to do."""
+
+
+class PlanError(SdaccelError):
+    """A plan names a pass, an option or a combination that does not exist."""
+
+
+class TargetError(SdaccelError):
+    """The object given is no diffusers pipeline, or one without anything to accelerate."""
+
+
+class PassError(SdaccelError):
+    """A pass failed half-way, or was refused under ``strict=True``; the pipe is as it was."""
+
+
+class ModelNotFoundError(SdaccelError):
+    """No pipeline can be loaded from the name or the folder given."""
+
+
+class InputError(SdaccelError):
+    """A prompt, a size or another generation argument that the model cannot take."""
+
+
+class SdaccelWarning(UserWarning):
+    """Something did not go as the plan said, and was mended or needs a look."""

@@ -1,0 +1,164 @@
+"""16-bit weights and activations, where the machine computes them faster.
+
+What diffusers and transformers list as `_keep_in_fp32_modules` stays in float32. The way back is
+exact and costs no memory over the float32 model: beside each bfloat16 weight stands what rounding
+took from it, in 16 bits (for float16, the float32 weight itself, in host memory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..device import faster_dtype
+from .base import Effect, Pass
+from .memory_format import count_calls
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..patch import Patch
+    from ..report import PassRecord
+    from ..target import Target
+
+_DTYPES = ("auto", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Precision(Pass):
+    """Compute in 16 bit. `dtype`: "auto" measures what this machine is fastest in, or a name."""
+
+    dtype: str = "auto"
+
+    name: ClassVar[str] = "precision"
+    summary: ClassVar[str] = "weights and activations in 16 bit"
+    effect: ClassVar[Effect] = Effect.LOWER_PRECISION
+    order: ClassVar[int] = 20
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype is one of {', '.join(_DTYPES)}, not {self.dtype!r}")
+
+    def refusal(self, target: Target) -> str | None:
+        import torch
+
+        if target.dtype != torch.float32:
+            return f"the pipe is in {str(target.dtype).removeprefix('torch.')} already"
+        for component in target.components:
+            if component.kind != "other" and component.obstacle is not None:
+                return f"{component.name} is {component.obstacle}, and all have to change together"
+        if self.dtype == "auto":
+            choice = faster_dtype(target.device)
+            return choice.reason if choice.dtype == torch.float32 else None
+        return None
+
+    def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
+        import torch
+
+        automatic = faster_dtype(target.device) if self.dtype == "auto" else None
+        dtype = automatic.dtype if automatic else getattr(torch, self.dtype)
+        if automatic:
+            record.note(automatic.reason)
+        error = Rounding()
+        for component, model in target.each(record, "denoiser", "vae", "text_encoder", "other"):
+            with patch.scope(component.module):
+                cast = cast_parameters(model, dtype, patch, error)
+                count_calls(component, patch, record)
+            record.changed[f"{component.name} tensors to {str(dtype).removeprefix('torch.')}"] = (
+                cast
+            )
+        record.note(f"rounding moved the weights by {error.relative:.1e} (relative L2)")
+
+
+@dataclass
+class Rounding:
+    """How far rounding moved the weights."""
+
+    moved: float = 0.0
+    norm: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """Relative L2 distance between the rounded and the original weights."""
+        return float((self.moved / self.norm) ** 0.5) if self.norm else 0.0
+
+    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Take one tensor into account."""
+        self.moved += float((before - after.to(before.dtype)).square().sum())
+        self.norm += float(before.square().sum())
+
+
+def cast_parameters(model: Any, dtype: torch.dtype, patch: Patch, error: Rounding) -> int:
+    """Cast the float32 tensors of `model`, but for those it keeps in float32; returns how many."""
+    cast = 0
+    for tensor in _castable(model):
+        before = tensor.data
+        tensor.data = before.to(dtype)
+        patch.on_undo(_way_back(tensor, before))
+        error.add(before, tensor.data)
+        cast += 1
+    return cast
+
+
+def _castable(model: Any) -> Iterator[torch.Tensor]:
+    """The float32 parameters and saved buffers that may be cast, each once."""
+    import torch
+
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or [])
+    transient = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    named = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in named:
+        if (
+            name not in transient
+            and tensor.dtype == torch.float32
+            and kept.isdisjoint(name.split("."))
+        ):
+            yield tensor
+
+
+def _way_back(tensor: torch.Tensor, before: torch.Tensor) -> Callable[[], None]:
+    """The undo of one cast. It holds half the bytes of `before` where the cast is to bfloat16."""
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        lost = residual(before, tensor.data)
+
+        def undo() -> None:
+            tensor.data = rejoin(tensor.data, *lost)
+
+    else:
+        original = before.cpu()
+
+        def undo() -> None:
+            tensor.data = original.to(tensor.device)
+
+    return undo
+
+
+def residual(full: torch.Tensor, rounded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What rounding float32 to the nearest bfloat16 takes away, in host memory.
+
+    Returns the difference of the bit patterns as int16 (same shape), and for the ties, where -2^15
+    and +2^15 fall together, whether it was the latter (bool, one entry a tie).
+    """
+    import torch
+
+    difference = full.view(torch.int32) - (rounded.view(torch.int16).to(torch.int32) << 16)
+    ties = difference.abs() == 1 << 15
+    return difference.to(torch.int16).cpu(), (difference[ties] > 0).cpu()
+
+
+def rejoin(rounded: torch.Tensor, low: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+    """The float32 tensor from its bfloat16 rounding and its `residual`, bit for bit."""
+    import torch
+
+    difference = low.to(device=rounded.device, dtype=torch.int32)
+    ties = difference == -(1 << 15)
+    difference[ties] = (upper.to(rounded.device).to(torch.int32) * 2 - 1) << 15
+    bits = (rounded.view(torch.int16).to(torch.int32) << 16) + difference
+    return bits.view(torch.float32)

@@ -1,0 +1,109 @@
+"""16 bit where it pays, with an exact way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import sdaccel
+from sdaccel.device import DtypeChoice
+from sdaccel.passes import precision
+from sdaccel.passes.precision import rejoin, residual
+
+BF16 = {"dtype": "bfloat16"}
+
+
+def patterns() -> torch.Tensor:
+    """Every upper half of a float32 against the lower halves around the ties."""
+    upper = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
+    lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=torch.int32)
+    return (upper[:, None] | lower[None, :]).view(torch.float32)
+
+
+def test_the_way_back_from_bfloat16_is_exact_for_every_pattern() -> None:
+    full = patterns()
+    full = full[~full.isnan().any(dim=1)]
+    rounded = full.to(torch.bfloat16)
+    back = rejoin(rounded, *residual(full, rounded))
+    assert torch.equal(back.view(torch.int32), full.view(torch.int32))
+
+
+def test_what_is_kept_for_the_way_back_is_no_larger_than_what_was_saved() -> None:
+    full = torch.randn(1000, 100)
+    low, upper = residual(full, full.to(torch.bfloat16))
+    assert low.element_size() * low.numel() == full.nbytes // 2
+    assert upper.numel() < full.numel() / 1000
+
+
+def test_all_parts_change_together_and_the_picture_stays_close() -> None:
+    pipe = tiny.stable_diffusion()
+    picture = tiny.draw(pipe)
+    sdaccel.accelerate(pipe, "none", precision=BF16)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
+    difference = abs(tiny.draw(pipe) - picture).max()
+    assert 0 < difference < 0.1
+    record = sdaccel.report(pipe)["precision"]
+    assert record.ran == {"text_encoder calls": 2, "unet calls": 2, "vae calls": 1}
+    assert any("rounding moved the weights by 1" in note for note in record.notes)
+
+
+def test_what_diffusers_keeps_in_float32_stays_so() -> None:
+    pipe = tiny.stable_diffusion()
+    pipe.unet._keep_in_fp32_modules = ["conv_out"]
+    sdaccel.accelerate(pipe, "none", precision=BF16)
+    assert pipe.unet.conv_out.weight.dtype == torch.float32
+    assert pipe.unet.conv_in.weight.dtype == torch.bfloat16
+
+
+def test_buffers_that_are_not_saved_keep_their_precision() -> None:
+    pipe = tiny.stable_diffusion()
+    pipe.unet.register_buffer("table", torch.rand(3), persistent=False)
+    pipe.unet.register_buffer("scale", torch.rand(3))
+    sdaccel.accelerate(pipe, "none", precision=BF16)
+    assert pipe.unet.table.dtype == torch.float32
+    assert pipe.unet.scale.dtype == torch.bfloat16
+
+
+def choose(monkeypatch: Any, dtype: torch.dtype) -> None:
+    choice = DtypeChoice(dtype, "measured here")
+    monkeypatch.setattr(precision, "faster_dtype", lambda device: choice)
+
+
+def test_it_refuses_where_sixteen_bits_are_no_faster(monkeypatch: Any) -> None:
+    choose(monkeypatch, torch.float32)
+    pipe = sdaccel.accelerate(tiny.stable_diffusion(), "none", precision=True)
+    assert sdaccel.report(pipe)["precision"].refused == {"pipe": "measured here"}
+    assert pipe.unet.dtype == torch.float32
+
+
+def test_it_takes_the_faster_dtype_and_says_why(monkeypatch: Any) -> None:
+    choose(monkeypatch, torch.bfloat16)
+    pipe = sdaccel.accelerate(tiny.stable_diffusion(), "none", precision=True)
+    assert pipe.unet.dtype == torch.bfloat16
+    assert "measured here" in sdaccel.report(pipe)["precision"].notes
+
+
+def test_one_quantized_part_refuses_all(monkeypatch: Any) -> None:
+    pipe = tiny.stable_diffusion()
+    pipe.text_encoder.hf_quantizer = object()
+    sdaccel.accelerate(pipe, "none", precision=BF16)
+    reason = sdaccel.report(pipe)["precision"].refused["pipe"]
+    assert reason == "text_encoder is quantized (unknown), and all have to change together"
+    assert pipe.unet.dtype == torch.float32
+
+
+def test_weights_edited_in_between_keep_the_edit() -> None:
+    pipe = tiny.stable_diffusion()
+    sdaccel.accelerate(pipe, "none", precision=BF16)
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.fill_(2.0)
+    sdaccel.restore(pipe)
+    assert torch.allclose(pipe.unet.conv_in.weight, torch.tensor(2.0), rtol=2**-7)
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(sdaccel.SdaccelError, match="dtype is one of"):
+        sdaccel.Plan.of("none").override(precision={"dtype": "int8"})
