@@ -1,0 +1,52 @@
+"""Peak memory of one rung in a process of its own, where nothing else is resident."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+from .errors import BenchmarkError
+from .memory import peak_memory, reset_peak
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes resident at most: until the second call was done, and during the third."""
+
+    setup: int | None
+    steady: int | None
+
+
+def measure_alone(workload_name: str, rung_name: str, quick: bool) -> Memory:
+    """The memory of a rung, from a fresh process; raises `BenchmarkError` where that fails."""
+    command = [sys.executable, "-m", "sdaccel.benchmarks", "alone", workload_name, rung_name]
+    done = subprocess.run(
+        [*command, *(["--quick"] if quick else [])], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise BenchmarkError(f"Measuring the memory of {rung_name} alone failed: {lines[-1]}")
+    return Memory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(workload_name: str, rung_name: str, quick: bool) -> None:
+    """The other side of `measure_alone`: run the rung three times, print the memory as JSON."""
+    from .rungs import rung
+    from .workloads import workload
+
+    chosen = workload(workload_name, quick)
+    pipe = chosen.build()
+    with rung(rung_name).open(pipe, chosen) as opened, opened.surroundings():
+        call = chosen.prepare(opened.pipe)
+        call()
+        call()
+        gc.collect()
+        setup = peak_memory()
+        steady = None
+        if reset_peak():
+            call()
+            steady = peak_memory()
+    print(json.dumps(asdict(Memory(setup, steady))))

@@ -1,0 +1,136 @@
+"""Real architectures from their published sizes, with random weights made in seconds.
+
+Time does not depend on the values, as long as they stay finite: every weight is drawn as wide as
+torch's own initialisation draws it, and norms are near the identity, not at it, so that a pass
+that forgets a scale or a bias changes the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .errors import BenchmarkError
+
+if TYPE_CHECKING:
+    import torch
+
+Configuration = Mapping[str, Any]
+
+SD15_UNET: Configuration = {
+    "class": "UNet2DConditionModel",
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
+"""Stable Diffusion 1.5, unet/config.json: 859.5 M weights; the rest are the class's defaults."""
+
+SD15_UNET_QUICK: Configuration = {
+    **SD15_UNET,
+    "sample_size": 32,
+    "block_out_channels": (64, 128, 256, 256),
+    "layers_per_block": 1,
+}
+"""The same kinds of blocks, a fifth as wide and half as deep."""
+
+SD15_VAE: Configuration = {
+    "class": "AutoencoderKL",
+    "sample_size": 512,
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+"""Stable Diffusion 1.5, vae/config.json: 83.7 M weights."""
+
+TINY_UNET: Configuration = {
+    "class": "UNet2DConditionModel",
+    "sample_size": 8,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 32,
+    "norm_num_groups": 8,
+}
+TINY_VAE: Configuration = {
+    "class": "AutoencoderKL",
+    "sample_size": 16,
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 8,
+}
+"""Two models that run in milliseconds, to try the harness itself."""
+
+_POOL = 4_194_319
+"""Distinct random values: a prime, so that no two rows of a matrix come out alike."""
+
+
+def build(configuration: Configuration, seed: int = 0) -> torch.nn.Module:
+    """The model of a configuration, in fp32, in evaluation mode, the same weights for a seed."""
+    import diffusers
+    import torch
+
+    settings = {key: value for key, value in configuration.items() if key != "class"}
+    with torch.device("meta"):
+        model: torch.nn.Module = getattr(diffusers, configuration["class"])(**settings)
+    if any(True for _ in model.buffers()):
+        raise BenchmarkError(
+            f"A {configuration['class']} has buffers that can't be drawn at random."
+        )
+    model.to_empty(device="cpu")
+    draw_weights(model, seed)
+    return model.eval()
+
+
+def stable_diffusion(unet: Configuration, vae: Configuration) -> Any:
+    """A StableDiffusionPipeline without text encoder: it draws from embeddings of a prompt."""
+    import diffusers
+
+    pipe = diffusers.StableDiffusionPipeline(
+        unet=build(unet, seed=0),
+        vae=build(vae, seed=1),
+        scheduler=diffusers.DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        text_encoder=None,
+        tokenizer=None,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw_weights(model: torch.nn.Module, seed: int) -> None:
+    """Fill every parameter in place: matrices uniform in +-1/sqrt(fan in), vectors of norms near 1."""
+    import torch
+
+    with torch.no_grad():
+        pool = torch.empty(_POOL).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+        start = 0
+        for name, parameter in model.named_parameters():
+            for piece, values in _slices(parameter.view(-1), pool.roll(-start)):
+                piece.copy_(values)
+            start = (start + parameter.numel()) % _POOL
+            if parameter.dim() > 1:
+                parameter.mul_((parameter.numel() / parameter.shape[0]) ** -0.5)
+            else:
+                parameter.mul_(0.1).add_(1.0 if name.endswith("weight") else 0.0)
+
+
+def _slices(flat: torch.Tensor, pool: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The pieces of `flat` beside as many values of the pool, over and over."""
+    for start in range(0, flat.numel(), pool.numel()):
+        piece = flat[start : start + pool.numel()]
+        yield piece, pool[: piece.numel()]

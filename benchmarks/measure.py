@@ -1,0 +1,125 @@
+"""Correct first, then timed: errors, limits, FLOPs, and timings taken in turns."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from .samples import there_and_back
+
+if TYPE_CHECKING:
+    import torch
+
+EXACT_ERROR = 1e-5
+"""What an exact rung may differ from stock in fp32: relative L2 error per forward."""
+EXACT_RATIO = 1.25
+"""In 16 bit: times stock's own distance from the fp32 truth."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A call to time, and what belongs around it.
+
+    `around` is entered before this trial's samples and left when another's turn comes; one untimed
+    call follows its entry, so that a sample sees the process settled. `check` gets each output,
+    outside the time.
+    """
+
+    call: Callable[[], torch.Tensor]
+    around: Callable[[], AbstractContextManager[object]] | None = None
+    check: Callable[[torch.Tensor], None] = lambda output: None
+
+
+def relative_error(output: torch.Tensor, truth: torch.Tensor) -> float:
+    """The L2 norm of the difference over the truth's, in float64; infinite for NaN or other shapes."""
+    import torch
+
+    if output.shape != truth.shape:
+        return math.inf
+    wanted = truth.detach().cpu().double()
+    distance = torch.linalg.vector_norm(output.detach().cpu().double() - wanted)
+    error = float(distance / torch.linalg.vector_norm(wanted))
+    return error if math.isfinite(error) else math.inf
+
+
+def error_limit(effect: str, dtype: str, forwards: int, stock_16bit: float | None) -> float | None:
+    """The error that a rung of this effect may have; None where it is only reported.
+
+    Over a loop of `forwards` calls fp32 rounding is given room in proportion. In 16 bit the limit
+    hangs on stock's own error there; without that measurement there is none.
+    """
+    if effect != "exact":
+        return None
+    if dtype == "float32":
+        return EXACT_ERROR * forwards
+    return None if stock_16bit is None else EXACT_RATIO * stock_16bit
+
+
+def count_flops(call: Callable[[], torch.Tensor]) -> float:
+    """Floating point operations of one call: matrix products, convolutions and attention.
+
+    Attention is computed from plain products while counting, which torch's counter always knows.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return float(counter.get_total_flops())
+
+
+def timed(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """The output of one call and its seconds, the device idle at both ends."""
+    synchronise()
+    start = time.perf_counter()
+    output = call()
+    synchronise()
+    return output, time.perf_counter() - start
+
+
+def interleave(
+    trials: Mapping[str, Trial], rounds: int, tick: Callable[[str], None] = lambda name: None
+) -> dict[str, list[float]]:
+    """The seconds of each trial, one sample a round, every second round backwards (A B B A)."""
+    taken: dict[str, list[float]] = {name: [] for name in trials}
+    for name, turns in groupby(there_and_back(list(trials), rounds)):
+        trial = trials[name]
+        with trial.around() if trial.around else nullcontext():
+            if trial.around:
+                trial.call()
+            for _ in turns:
+                tick(name)
+                taken[name].append(_sample(trial))
+    return taken
+
+
+def _sample(trial: Trial) -> float:
+    with _no_collection():
+        output, seconds = timed(trial.call)
+    trial.check(output)
+    return seconds
+
+
+def synchronise() -> None:
+    """Wait for the accelerator, where there is one."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage before a sample rather than in it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,39 @@
+"""Peak memory of this process, read from the system it runs on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+def peak_memory() -> int | None:
+    """The most memory this process had resident, in bytes, since the start or the last reset."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return _peak_since_start()
+
+
+def reset_peak() -> bool:
+    """Start the peak anew from what is resident now; False where the system does not allow it."""
+    try:
+        _CLEAR.write_text(_RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def _peak_since_start() -> int | None:
+    """What `getrusage` knows: kilobytes on Linux, bytes on macOS; None on Windows."""
+    import sys
+
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

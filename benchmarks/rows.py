@@ -1,0 +1,169 @@
+"""Rows and the files they are kept in: one row a rung, one file a run of one workload."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from . import samples
+from .errors import ResultsError
+
+SCHEMA = 1
+STATUSES = ("ok", "did nothing", "skipped", "wrong", "failed")
+
+
+@dataclass
+class Row:
+    """One rung of one workload: what it is, whether it is right, and then how fast.
+
+    Times are in seconds per `unit`, memory in bytes, `error` is the relative L2 distance of the
+    output from stock fp32. A value that was not measured is None.
+    """
+
+    workload: str
+    rung: str
+    kind: str
+    effect: str
+    unit: str
+    quick: bool = False
+    status: str = "ok"
+    reason: str = ""
+    dtype: str = "float32"
+    error: float | None = None
+    error_limit: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    baseline_seconds: list[float] = field(default_factory=list)
+    setup_seconds: float | None = None
+    calls_per_picture: int = 1
+    target_seconds: float | None = None
+    flops: float | None = None
+    matmul_ceiling: float | None = None
+    copy_ceiling: float | None = None
+    peak_memory: int | None = None
+    setup_peak_memory: int | None = None
+    quality: dict[str, float] = field(default_factory=dict)
+    passes: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def median(self) -> float | None:
+        """Seconds per unit."""
+        return samples.median(self.seconds) if self.seconds else None
+
+    @property
+    def interquartile_range(self) -> float | None:
+        """The spread of the middle half of the samples, in seconds."""
+        return _number(samples.interquartile_range(self.seconds))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the spread of these samples, or of stock's beside them, is above 10%."""
+        taken = [each for each in (self.seconds, self.baseline_seconds) if each]
+        return any(samples.is_noisy(each) for each in taken)
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster than the stock samples that were taken in turns with these."""
+        if not (self.seconds and self.baseline_seconds):
+            return None
+        return samples.median(self.baseline_seconds) / samples.median(self.seconds)
+
+    @property
+    def matmul_share(self) -> float | None:
+        """The floating point operations per second, as a share of the measured matmul ceiling."""
+        if not (self.flops and self.matmul_ceiling and self.seconds):
+            return None
+        return self.flops / samples.median(self.seconds) / self.matmul_ceiling
+
+    @property
+    def pays_after(self) -> float | None:
+        """Pictures until compiling and warming up are earned back; None where they never are."""
+        if self.setup_seconds is None or not (self.seconds and self.baseline_seconds):
+            return None
+        stock, faster = samples.median(self.baseline_seconds), samples.median(self.seconds)
+        pictures = samples.pays_after(self.setup_seconds, stock, faster, self.calls_per_picture)
+        return _number(pictures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the fields, and for readers of the JSON what follows from them."""
+        values = asdict(self)
+        for name in _DERIVED:
+            values[name] = getattr(self, name)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The inverse of `to_dict`; raises `ResultsError` for what is no row."""
+        names = {each.name for each in fields(cls)}
+        try:
+            row = cls(**{name: value for name, value in values.items() if name in names})
+        except (TypeError, AttributeError) as error:
+            raise ResultsError(f"This is no row of results: {error}.") from error
+        if row.status not in STATUSES:
+            raise ResultsError(
+                f"A row has the status {row.status!r}; one of {STATUSES} was expected."
+            )
+        return row
+
+
+_DERIVED = ("median", "interquartile_range", "noisy", "speedup", "matmul_share", "pays_after")
+
+
+@dataclass
+class Results:
+    """A run of one workload: its rows, and the machine, versions and command they came from."""
+
+    workload: str
+    date: str
+    command: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    rows: list[Row] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the schema's number."""
+        values: dict[str, Any] = {"schema": SCHEMA}
+        values.update({each.name: getattr(self, each.name) for each in fields(self)})
+        values["rows"] = [row.to_dict() for row in self.rows]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Results:
+        """The inverse of `to_dict`; raises `ResultsError` for another schema or no results."""
+        if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
+            raise ResultsError(f"These are no benchmark results of schema {SCHEMA}.")
+        try:
+            kept = {each.name: values[each.name] for each in fields(cls)}
+        except KeyError as error:
+            raise ResultsError(f"These benchmark results lack {error}.") from error
+        kept["rows"] = [Row.from_dict(row) for row in kept["rows"]]
+        return cls(**kept)
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all, so that an interrupt leaves the rows so far."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".part")
+        beside.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """The inverse of `write`; raises `ResultsError` with the path in its sentence."""
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ResultsError(f"{path} can't be read: {error.strerror}.") from error
+        except (ValueError, ResultsError) as error:
+            raise ResultsError(f"{path} holds no readable results: {error}") from error
+
+
+def _number(value: float) -> float | None:
+    """None for what JSON has no number for."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,175 @@
+"""The rungs of the ladder: stock, the peers, and plans; each opens on a pipe of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import sdaccel
+from sdaccel import device
+from sdaccel.errors import PlanError
+
+from . import peers
+from .errors import BenchmarkError, Skip
+from .twin import twin
+from .workloads import Workload
+
+BASELINE = "stock-fp32"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A rung at work on its pipe.
+
+    `around` sets for a while what belongs to the whole process, so that the samples of other rungs
+    go without it; `passes` tells what a plan did; `signature` is equal for two rungs that do the
+    same, empty for one that does nothing.
+    """
+
+    pipe: Any
+    effect: str = "exact"
+    around: Callable[[], AbstractContextManager[object]] | None = None
+    passes: Callable[[], dict[str, str]] = dict
+    signature: object = None
+
+    def surroundings(self) -> AbstractContextManager[object]:
+        """What `around` gives, or nothing."""
+        return self.around() if self.around else nullcontext()
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to run a workload: "stock", a "peer" or a "plan". `open` may raise `Skip`."""
+
+    name: str
+    kind: str
+    summary: str
+    open: Callable[[Any, Workload], AbstractContextManager[Opened]]
+
+
+def rung(name: str) -> Rung:
+    """A rung by its name, or any plan expression; raises `BenchmarkError` for anything else."""
+    for each in _STOCK_AND_PEERS:
+        if each.name == name:
+            return each
+    try:
+        plan = sdaccel.Plan.of(name)
+    except PlanError as error:
+        names = ", ".join(each.name for each in _STOCK_AND_PEERS)
+        raise BenchmarkError(
+            f"There is no rung '{name}': choose from {names}, or a plan."
+        ) from error
+    return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, plan))
+
+
+@contextmanager
+def _plan(pipe: Any, plan: sdaccel.Plan) -> Iterator[Opened]:
+    """The pipe accelerated, with the process-wide allocator held by a pipe beside it."""
+    around = _allocator_on(twin(pipe)) if "allocator" in plan else None
+    sdaccel.accelerate(pipe, plan.override(allocator=False) if around else plan)
+
+    def states() -> dict[str, str]:
+        records = {record.name: record for record in sdaccel.report(pipe).passes}
+        found = {name: _state(record) for name, record in records.items()}
+        return {"allocator": "applied", **found} if around else found
+
+    applied = {name for name, state in states().items() if state.startswith("applied")}
+    kept = [each for each in plan.passes if each.name in applied]
+    signature = tuple((each.name, str(each.options)) for each in kept)
+    effects = [each.effect.value for each in kept]
+    effect = max(effects, key=_EFFECTS.index, default=_EFFECTS[0])
+    try:
+        yield Opened(pipe, effect, around, states, signature)
+    finally:
+        sdaccel.restore(pipe)
+
+
+_EFFECTS = ("exact", "lower precision", "approximate")
+
+
+def _state(record: Any) -> str:
+    """ "applied", "applied, not run" while its code never ran, else why not."""
+    if record.applied:
+        return "applied" if record.ran else "applied, not run"
+    reasons = sorted({str(reason) for reason in record.refused.values()})
+    return ": ".join([record.state, *(["; ".join(reasons)] if reasons else [])])
+
+
+def _allocator_on(pipe: Any) -> Callable[[], AbstractContextManager[object]] | None:
+    """A way to switch the allocator pass on and off; None where it refuses."""
+    plan = sdaccel.Plan.of("none+allocator")
+    with sdaccel.accelerated(pipe, plan):
+        if not sdaccel.report(pipe)["allocator"].applied:
+            return None
+    return lambda: sdaccel.accelerated(pipe, plan)
+
+
+@contextmanager
+def _stock(pipe: Any, workload: Workload) -> Iterator[Opened]:
+    yield Opened(pipe)
+
+
+@contextmanager
+def _stock_16bit(pipe: Any, workload: Workload) -> Iterator[Opened]:
+    _to_fast_dtype(pipe, workload.networks, required=True)
+    yield Opened(pipe, "lower precision")
+
+
+@contextmanager
+def _compile(
+    pipe: Any, workload: Workload, freezing: bool = False, allocator: bool = False
+) -> Iterator[Opened]:
+    around = _allocator_on(twin(pipe)) if allocator else None
+    if allocator and around is None:
+        raise Skip("The allocator can't be set here, so this is torch-compile-freezing.")
+    _to_fast_dtype(pipe, workload.networks)
+    with peers.compiled(pipe, workload.networks, freezing):
+        yield Opened(pipe, around=around)
+
+
+@contextmanager
+def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
+    name = str(device.faster_dtype("cpu").dtype).removeprefix("torch.")
+    precision = {"bfloat16": "bf16", "float16": "f16"}.get(name, "f32")
+    with peers.openvino(pipe, workload.networks, workload.prepare(pipe), precision):
+        yield Opened(pipe, "exact" if precision == "f32" else "lower precision")
+
+
+def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> None:
+    """Cast the networks to the 16-bit type that this machine computes faster, channels-last.
+
+    Where there is none they stay as they are; raises `Skip` where that is `required`.
+    """
+    import torch
+
+    choice = device.faster_dtype(pipe.device)
+    if choice.dtype == torch.float32:
+        if required:
+            raise Skip(f"{choice.reason[0].upper()}{choice.reason[1:]}.")
+        return
+    for name in names:
+        getattr(pipe, name).to(dtype=choice.dtype, memory_format=torch.channels_last)
+
+
+_STOCK_AND_PEERS = (
+    Rung(BASELINE, "stock", "diffusers as it comes", _stock),
+    Rung("stock-16bit", "stock", "16 bit and channels-last", _stock_16bit),
+    Rung("torch-compile", "peer", "each network one graph", _compile),
+    Rung(
+        "torch-compile-freezing",
+        "peer",
+        "and with frozen weights, channels-last",
+        lambda pipe, workload: _compile(pipe, workload, freezing=True),
+    ),
+    Rung(
+        "torch-compile-freezing-malloc",
+        "peer",
+        "and with malloc set as the allocator pass sets it",
+        lambda pipe, workload: _compile(pipe, workload, freezing=True, allocator=True),
+    ),
+    Rung("openvino", "peer", "static shapes, latency hint", _openvino),
+)
+PLANS = ("eager", "lossless", "fast")
+DEFAULT = (*(each.name for each in _STOCK_AND_PEERS), *PLANS)

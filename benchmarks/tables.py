@@ -1,0 +1,141 @@
+"""Results as tables: in a terminal, and in Markdown for a README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .rows import Results, Row
+
+COLUMNS = (
+    "rung",
+    "dtype",
+    "median",
+    "IQR",
+    "vs stock",
+    "error",
+    "of matmul peak",
+    "set-up",
+    "pays after",
+    "peak memory",
+    "quality",
+)
+
+
+def cells(row: Row) -> list[str]:
+    """One row's figures as text, in the order of `COLUMNS`; a reason where there are none."""
+    if row.status != "ok":
+        return [row.rung, row.dtype if row.error else "", f"{row.status}: {row.reason}"]
+    return [
+        row.rung,
+        "" if row.kind == "overhead" else row.dtype,
+        _seconds(row.median),
+        _seconds(row.interquartile_range) + (" !" if row.noisy else ""),
+        f"{row.speedup:.2f}x" if row.speedup else _against_target(row),
+        "" if row.error is None else f"{row.error:.1e}",
+        "" if row.matmul_share is None else f"{row.matmul_share:.0%}",
+        _seconds(row.setup_seconds),
+        _pictures(row),
+        "" if row.peak_memory is None else f"{row.peak_memory / 2**30:.2f} GiB",
+        _quality(row),
+    ]
+
+
+def caption(results: Results) -> str:
+    """Where the numbers come from, in a few lines."""
+    machine, versions = results.machine, results.versions
+    rows = results.rows
+    quick = " (quick: a scaled-down version)" if any(row.quick for row in rows) else ""
+    unit = rows[0].unit if rows else "call"
+    settings = (
+        ", ".join(f"{key} {value}" for key, value in rows[0].settings.items()) if rows else ""
+    )
+    lines = [
+        f"{results.workload}{quick}, seconds per {unit}; {settings}".rstrip("; "),
+        f"{machine['name']}, {machine['cores']} cores, {machine['threads']} threads: float32 matmul "
+        f"{machine['matmul_ceiling'] / 1e12:.2f} TFLOP/s, copy {machine['copy_ceiling'] / 1e9:.1f} GB/s",
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "
+        f"commit {results.commit}; {results.date}",
+        results.command,
+    ]
+    if any(row.noisy and row.seconds for row in rows):
+        lines.append("! the middle half of the samples spreads over more than 10% of the median")
+    return "\n".join(lines)
+
+
+def markdown(results: Results) -> str:
+    """A table for a README, its caption below."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for row in results.rows:
+        texts = [text.replace("|", "\\|") for text in cells(row)]
+        texts += [""] * (len(COLUMNS) - len(texts))
+        lines.append(f"| {' | '.join(texts)} |")
+    return "\n".join([*lines, "", *(f"{line}  " for line in caption(results).splitlines())])
+
+
+def table(results: Results) -> Any:
+    """The same for a terminal, with rungs that were not timed in grey below the others."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    timed = [row for row in results.rows if row.status == "ok"]
+    grid = Table(title=results.workload)
+    used = _used(timed)
+    for index in used:
+        grid.add_column(COLUMNS[index], justify="left" if index < 2 else "right")
+    for row in timed:
+        texts = cells(row)
+        grid.add_row(
+            *(texts[index] for index in used), style="bold" if row.kind == "plan" else None
+        )
+    others = [
+        Text(
+            f"{row.rung}: {row.status}: {row.reason}", style="red" if row.status in _BAD else "dim"
+        )
+        for row in results.rows
+        if row.status != "ok"
+    ]
+    return Group(grid, *others, Text(caption(results), style="dim"))
+
+
+_BAD = ("wrong", "failed")
+
+
+def _used(rows: Sequence[Row]) -> list[int]:
+    """The columns that hold anything."""
+    grid = [cells(row) for row in rows]
+    return [index for index in range(len(COLUMNS)) if index < 3 or any(row[index] for row in grid)]
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value:.2f} s"
+
+
+def _against_target(row: Row) -> str:
+    if row.target_seconds is None or row.median is None:
+        return ""
+    word = "below" if row.median <= row.target_seconds else "ABOVE"
+    return f"{word} {row.target_seconds:g} s"
+
+
+def _pictures(row: Row) -> str:
+    if row.setup_seconds is None or not row.baseline_seconds:
+        return ""
+    return "never" if row.pays_after is None else f"{row.pays_after:.1f} pictures"
+
+
+def _quality(row: Row) -> str:
+    quality = row.quality
+    parts = []
+    if "psnr" in quality:
+        parts.append(f"{quality['psnr']:.0f} dB")
+    if "fidelity" in quality:
+        low, high = quality["fidelity_low"], quality["fidelity_high"]
+        parts.append(
+            f"fidelity {quality['fidelity']:.0%} ({low:.0%} to {high:.0%}, "
+            f"{quality['prompts']:.0f} prompts)"
+        )
+    return ", ".join(parts)

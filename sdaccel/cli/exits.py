@@ -1,0 +1,28 @@
+"""What the exit codes mean."""
+
+from __future__ import annotations
+
+from ..errors import InputError, ModelNotFoundError, PassError, PlanError, TargetError
+
+OK, UNEXPECTED, BAD_INPUT, NO_MODEL, NOT_ACCELERATED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+TABLE = """exit codes:
+  0    done
+  1    an unexpected error (--debug shows where)
+  2    bad input: an option, a prompt, a size, a plan or a path
+  3    no model under that name
+  4    the pipeline can't be accelerated, or a pass failed, or one refused under --strict
+  130  interrupted"""
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code for an error that ended a command."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, (InputError, PlanError)):
+        return BAD_INPUT
+    if isinstance(error, ModelNotFoundError):
+        return NO_MODEL
+    if isinstance(error, (PassError, TargetError)):
+        return NOT_ACCELERATED
+    return UNEXPECTED

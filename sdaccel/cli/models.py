@@ -1,0 +1,53 @@
+"""The options every command shares: which model, which plan; and how a model is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+DEFAULT = "shapes-unet"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_options(parser: argparse.ArgumentParser, plan: str | None) -> None:
+    """`--model`, and `--plan` with `--strict`; a `plan` of None means that none is applied."""
+    parser.add_argument(
+        "--model",
+        default=DEFAULT,
+        metavar="M",
+        help="shapes-unet (embedded, the default), a hub id, a folder or a .safetensors file",
+    )
+    parser.add_argument(
+        "--plan",
+        default=plan,
+        metavar="P",
+        help=f"none, eager, lossless, fast, lossless+precision, a .json file ({plan or 'none'})",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="load the weights as this dtype (default: as they are saved)"
+    )
+    parser.add_argument("--strict", action="store_true", help="fail where a pass refuses")
+
+
+def load(model: str, dtype: str | None = None) -> Any:
+    """The stock pipeline of that name, on the GPU if there is one.
+
+    Raises `ModelNotFoundError` where there is none.
+    """
+    import torch
+
+    from ..pipelines.loading import load_pipeline
+
+    pipe = load_pipeline(model)
+    if dtype is not None:
+        pipe = pipe.to(getattr(torch, dtype))
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
+
+def guidance_scale(model: str) -> float | None:
+    """The guidance that an embedded model is made for; None leaves it to the pipeline's default."""
+    if not model.startswith("shapes-"):
+        return None
+    from ..shapes.fidelity import GUIDANCE_SCALE
+
+    return GUIDANCE_SCALE

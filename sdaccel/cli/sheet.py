@@ -1,0 +1,109 @@
+"""The picture of a comparison: stock, accelerated, and the difference made visible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PANEL = 320
+_MARGIN = 16
+_GAINS = (1, 2, 5, 10, 20, 50, 100)
+_INK, _PAPER = (24, 24, 24), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pair of pictures with their captions, and how far they are apart in words."""
+
+    pictures: tuple[Image, Image]
+    captions: tuple[str, str]
+    quality: str
+
+
+def compose(rows: list[Row], heading: str) -> Image:
+    """One sheet: the heading, and in each row stock, accelerated and their difference.
+
+    Small pictures are enlarged by a whole factor, each pixel a square, so that a panel shows
+    nothing but the picture's own pixels.
+    """
+    from PIL import Image
+
+    width, height = rows[0].pictures[0].size
+    scale = max(1, round(_PANEL / max(width, height)))
+    panel = (width * scale, height * scale)
+    sheet_width = 3 * panel[0] + 4 * _MARGIN
+    head = _text(heading, sheet_width - 2 * _MARGIN, _font_size(panel))
+    strips = [_strip(row, panel) for row in rows]
+    total = _MARGIN + head.height + sum(each.height + _MARGIN for each in strips) + _MARGIN
+    sheet = Image.new("RGB", (sheet_width, total), _PAPER)
+    sheet.paste(head, (_MARGIN, _MARGIN))
+    top = _MARGIN + head.height + _MARGIN
+    for each in strips:
+        sheet.paste(each, (_MARGIN, top))
+        top += each.height + _MARGIN
+    return sheet
+
+
+def difference(first: Image, second: Image) -> tuple[Image, int]:
+    """The absolute difference of two pictures times a gain, and the gain.
+
+    The gain is the largest of a few round numbers at which nothing saturates, 1 for a difference
+    that fills the range.
+    """
+    import numpy
+    from PIL import Image
+
+    a, b = (numpy.asarray(each.convert("RGB"), dtype=numpy.int16) for each in (first, second))
+    distance = numpy.abs(a - b)
+    gain = max((each for each in _GAINS if int(distance.max()) * each <= 255), default=1)
+    return Image.fromarray((distance * gain).astype(numpy.uint8)), gain
+
+
+def _strip(row: Row, panel: tuple[int, int]) -> Image:
+    from PIL import Image
+
+    apart, gain = difference(*row.pictures)
+    label = f"difference x{gain}" if apart.getbbox() else "no difference"
+    captions = [*row.captions, f"{label}\n{row.quality}"]
+    texts = [_text(caption, panel[0], _font_size(panel)) for caption in captions]
+    height = panel[1] + max(each.height for each in texts)
+    strip = Image.new("RGB", (3 * panel[0] + 2 * _MARGIN, height), _PAPER)
+    for index, (picture, text) in enumerate(zip([*row.pictures, apart], texts, strict=True)):
+        left = index * (panel[0] + _MARGIN)
+        enlarged = picture.convert("RGB").resize(panel, Image.Resampling.NEAREST)
+        strip.paste(enlarged, (left, 0))
+        strip.paste(text, (left, panel[1]))
+    return strip
+
+
+def _font_size(panel: tuple[int, int]) -> int:
+    """Letters of a 20th of the panel's width, and never too small to read."""
+    return max(15, panel[0] // 20)
+
+
+def _text(text: str, width: int, size: int) -> Image:
+    """Lines of text, wrapped to `width` pixels."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=size)
+    lines = [line for each in text.splitlines() for line in _wrapped(each, width, font)]
+    step = size * 4 // 3
+    image = Image.new("RGB", (width, step * len(lines) + step // 2), _PAPER)
+    pen = ImageDraw.Draw(image)
+    for index, line in enumerate(lines):
+        pen.text((0, step // 4 + index * step), line, fill=_INK, font=font)
+    return image
+
+
+def _wrapped(line: str, width: int, font: Any) -> list[str]:
+    lines = [""]
+    for word in line.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,61 @@
+"""The embedded models: tiny pipelines of stock classes, really trained, on drawn scenes.
+
+    from sdaccel import shapes
+
+    pipe = shapes.load("unet")
+    pipe("a large red circle above a small blue square on a green background")
+
+A prompt is a sentence of `shapes.grammar`; `shapes.render` draws what it should look like,
+`shapes.check` says whether a picture shows it, and `shapes.prompt_fidelity` measures the share of
+held-out prompts that a pipeline gets right.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdaccel.shapes.checker import Check, check
+    from sdaccel.shapes.fidelity import Fidelity, held_out_prompts, prompt_fidelity
+    from sdaccel.shapes.grammar import Scene, is_held_out, parse
+    from sdaccel.shapes.renderer import render
+    from sdaccel.shapes.weights import load, names
+
+_HOMES = {
+    "Check": "checker",
+    "check": "checker",
+    "Fidelity": "fidelity",
+    "held_out_prompts": "fidelity",
+    "prompt_fidelity": "fidelity",
+    "Scene": "grammar",
+    "is_held_out": "grammar",
+    "parse": "grammar",
+    "render": "renderer",
+    "load": "weights",
+    "names": "weights",
+}
+
+__all__ = [
+    "Check",
+    "Fidelity",
+    "Scene",
+    "check",
+    "held_out_prompts",
+    "is_held_out",
+    "load",
+    "names",
+    "parse",
+    "prompt_fidelity",
+    "render",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

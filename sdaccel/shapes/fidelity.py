@@ -1,0 +1,117 @@
+"""Prompt fidelity: the share of held-out prompts whose picture shows what the prompt says."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sdaccel.shapes.checker import PARTS, check
+from sdaccel.shapes.grammar import sample_scenes
+
+PROMPT_SEED = 2
+GUIDANCE_SCALE = 3.0
+CONFIDENCE = 1.959964
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How many pictures passed, and how many were wrong in each part of the prompt.
+
+    `parts` counts failures; when the number of things is wrong, the other parts of the things are
+    not judged and only "count" (and perhaps "background") is counted.
+    """
+
+    passed: int
+    total: int
+    parts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """The share that passed, 0 to 1."""
+        return self.passed / self.total
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95% interval (Wilson 1927)."""
+        return _wilson(self.passed, self.total)[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95% interval (Wilson 1927)."""
+        return _wilson(self.passed, self.total)[1]
+
+    def __str__(self) -> str:
+        wrong = ", ".join(f"{part} {self.parts.get(part, 0)}" for part in PARTS)
+        return (
+            f"prompt fidelity {self.share:.1%} ({self.passed} of {self.total} pictures, "
+            f"95% interval {self.low:.1%} to {self.high:.1%}); wrong: {wrong}"
+        )
+
+
+def held_out_prompts(count: int) -> list[str]:
+    """The first `count` of a fixed list of distinct prompts that no training picture carries."""
+    rng = np.random.default_rng(PROMPT_SEED)
+    return [scene.prompt for scene in sample_scenes(rng, count, held_out=True)]
+
+
+def prompt_fidelity(
+    pipe: Any,
+    prompts: Sequence[str] | None = None,
+    *,
+    count: int = 500,
+    steps: int = 25,
+    seed: int = 0,
+    guidance_scale: float = GUIDANCE_SCALE,
+    batch_size: int = 25,
+    progress: bool = True,
+) -> Fidelity:
+    """Draw one picture a prompt with any text-to-image pipeline and check each.
+
+    Picture i starts from the noise of seed + i, whatever the batch size. Without prompts the first
+    `count` held-out ones are drawn.
+    """
+    from tqdm import tqdm
+
+    prompts = held_out_prompts(count) if prompts is None else list(prompts)
+    if not prompts:
+        raise ValueError("prompt fidelity needs at least one prompt")
+    passed, failures = 0, Counter[str]()
+    starts = range(0, len(prompts), batch_size)
+    for start in tqdm(starts, desc="prompt fidelity", disable=not progress):
+        batch = prompts[start : start + batch_size]
+        pictures = _draw(pipe, batch, steps, seed + start, guidance_scale)
+        checks = [check(picture, prompt) for picture, prompt in zip(pictures, batch, strict=False)]
+        passed += sum(one.passed for one in checks)
+        failures.update(part for one in checks for part in one.failed)
+    return Fidelity(passed, len(prompts), {part: failures[part] for part in PARTS})
+
+
+def _draw(pipe: Any, prompts: list[str], steps: int, seed: int, guidance_scale: float) -> Any:
+    import torch
+
+    shown = getattr(pipe, "_progress_bar_config", None)
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompts))]
+    try:
+        return pipe(
+            prompts,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=generators,
+            output_type="np",
+        ).images
+    finally:
+        pipe.set_progress_bar_config(**(shown or {}))
+
+
+def _wilson(passed: int, total: int) -> tuple[float, float]:
+    share, square = passed / total, CONFIDENCE**2
+    centre = (share + square / (2 * total)) / (1 + square / total)
+    spread = math.sqrt(share * (1 - share) / total + square / (4 * total**2))
+    half = CONFIDENCE * spread / (1 + square / total)
+    return max(0.0, centre - half), min(1.0, centre + half)

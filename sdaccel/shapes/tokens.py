@@ -1,0 +1,64 @@
+"""A CLIP tokenizer whose vocabulary is generated: every word of the grammar is one token.
+
+Any other text still tokenizes, byte by byte, as in CLIP (Radford et al. 2021, byte-level BPE).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from sdaccel.shapes.grammar import COLOURS, RELATIONS, SHAPES, SIZES
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+MAX_TOKENS = 24
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def words() -> tuple[str, ...]:
+    """Every word a prompt of the grammar can contain, sorted."""
+    relations = {word for relation in RELATIONS for word in relation.split()}
+    return tuple(sorted({*COLOURS, *SHAPES, *SIZES, *relations, "a", "an", "on", "background"}))
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """The stock tokenizer class over the generated vocabulary; pads to MAX_TOKENS."""
+    from transformers import CLIPTokenizer
+
+    letters = _byte_letters()
+    merges = _merges(words())
+    tokens = [*letters, *(letter + "</w>" for letter in letters)]
+    tokens += ["".join(pair) for pair in merges] + [START, END]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def _byte_letters() -> list[str]:
+    """The 256 printable stand-ins that byte-level BPE writes bytes with, in byte order."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+def _merges(vocabulary: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Byte-pair merges, most frequent first, until each word is a single token."""
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in vocabulary]
+    merges: list[tuple[str, str]] = []
+    while any(len(word) > 1 for word in spelled):
+        pairs = [pair for word in spelled for pair in itertools.pairwise(word)]
+        best = max(sorted(set(pairs)), key=pairs.count)
+        merges.append(best)
+        spelled = [_merge(word, best) for word in spelled]
+    return merges
+
+
+def _merge(word: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for token in word:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged

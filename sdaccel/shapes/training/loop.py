@@ -1,0 +1,172 @@
+"""The training loop that every stage shares: schedule, averages, checkpoints, curve.
+
+All randomness of a step comes from (seed, step, process), so a resumed run goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sdaccel.shapes.training import parallel
+
+Losses = dict[str, Tensor]
+LossFunction = Callable[[nn.ModuleDict, torch.Generator], Losses]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train one stage; it ends after `steps` steps or `minutes`, whichever is first."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warm_up: int = 100
+    decay_share: float = 0.2
+    average: float = 0.999
+    clip: float = 1.0
+    steps: int | None = None
+    minutes: float | None = None
+    save_minutes: float = 3.0
+    seed: int = 0
+    device: str = "cpu"
+
+
+class Loop:
+    """Trains the modules of a stage; `average` holds their exponential moving average.
+
+    The loss function returns named losses, of which "loss" is minimised.
+    """
+
+    def __init__(self, name: str, modules: nn.ModuleDict, recipe: Recipe, folder: Path) -> None:
+        if recipe.steps is None and recipe.minutes is None:
+            raise ValueError(f"stage {name!r} would never end: give it steps or minutes")
+        self.name, self.recipe = name, recipe
+        self.checkpoint, self.curve = folder / f"{name}.pt", folder / f"{name}.jsonl"
+        self.modules = modules.to(recipe.device)
+        self.average = deepcopy(self.modules).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            [weight for weight in modules.parameters() if weight.requires_grad],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
+        )
+        self.step, self.seconds = 0, 0.0
+        if self.checkpoint.exists():
+            self._resume()
+
+    def run(
+        self,
+        losses: LossFunction,
+        evaluate: Callable[[], dict[str, Any]] | None = None,
+        evaluate_minutes: float = 1e9,
+    ) -> None:
+        """Train until the recipe's end; save, and evaluate the average, every so many minutes."""
+        saved = evaluated = self.seconds
+        running: dict[str, float] = {}
+        for generator in self._steps():
+            found = self._update(losses, generator)
+            for key, value in found.items():
+                running[key] = 0.98 * running.get(key, value) + 0.02 * value
+            self._progress.set_postfix({key: f"{value:.4f}" for key, value in running.items()})
+            if parallel.agree(self.seconds - evaluated > 60 * evaluate_minutes) and evaluate:
+                evaluated = self.seconds
+                self.log({**running, **evaluate()})
+            if parallel.agree(self.seconds - saved > 60 * self.recipe.save_minutes):
+                saved = self.seconds
+                self.log(running)
+                self.save()
+        self.log({**running, **(evaluate() if evaluate else {})})
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if parallel.rank():
+            return
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "modules": self.modules.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, self.checkpoint.with_suffix(".part"))
+        self.checkpoint.with_suffix(".part").replace(self.checkpoint)
+
+    def log(self, numbers: dict[str, Any]) -> None:
+        """Append a line to the curve."""
+        if parallel.rank():
+            return
+        line = {"step": self.step, "minutes": round(self.seconds / 60, 2), **numbers}
+        self.curve.parent.mkdir(parents=True, exist_ok=True)
+        with self.curve.open("a") as curve:
+            curve.write(json.dumps(line) + "\n")
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.recipe.device, weights_only=True)
+        self.modules.load_state_dict(state["modules"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _share_done(self) -> float:
+        by_step = self.step / self.recipe.steps if self.recipe.steps else 0.0
+        by_time = self.seconds / 60 / self.recipe.minutes if self.recipe.minutes else 0.0
+        return max(by_step, by_time)
+
+    def _steps(self) -> Iterator[torch.Generator]:
+        self._progress = tqdm(
+            total=self.recipe.steps,
+            initial=self.step,
+            desc=self.name,
+            disable=bool(parallel.rank()),
+            mininterval=5,
+            smoothing=0.05,
+        )
+        with self._progress:
+            while not parallel.agree(self._share_done() >= 1):
+                started = time.monotonic()
+                seed = (self.recipe.seed * 1_000_003 + self.step) * 64 + parallel.rank()
+                yield torch.Generator(self.recipe.device).manual_seed(seed)
+                self.step += 1
+                self.seconds += time.monotonic() - started
+                self._progress.update()
+
+    def _update(self, losses: LossFunction, generator: torch.Generator) -> dict[str, float]:
+        share = torch.tensor([self._share_done()])
+        parallel.average([share])
+        rate = self.recipe.learning_rate * rate_at(self.recipe, self.step, float(share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        found = losses(self.modules, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        found["loss"].backward()
+        weights = [weight for weight in self.modules.parameters() if weight.grad is not None]
+        parallel.average(weight.grad for weight in weights)
+        nn.utils.clip_grad_norm_(weights, self.recipe.clip)
+        self.optimizer.step()
+        self._update_average()
+        return {key: float(value.detach()) for key, value in found.items()}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(self.average.parameters(), self.modules.parameters(), strict=False):
+            mean.lerp_(value, 1 - keep)
+
+
+def rate_at(recipe: Recipe, step: int, share_done: float) -> float:
+    """Learning rate as a share of its peak: warm-up, plateau, cosine decay to a hundredth."""
+    warm = min(1.0, (step + 1) / recipe.warm_up)
+    into = max(0.0, (share_done - 1 + recipe.decay_share) / max(recipe.decay_share, 1e-9))
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(into, 1.0))))

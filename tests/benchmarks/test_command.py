@@ -1,0 +1,108 @@
+"""The command: rows in a file, a table, and one sentence for a bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sdaccel.benchmarks import overheads, provenance
+from sdaccel.benchmarks.__main__ import BAD_INPUT, INTERRUPTED, main
+from sdaccel.benchmarks.alone import measure_alone
+from sdaccel.benchmarks.errors import BenchmarkError
+from sdaccel.benchmarks.ladder import Ladder
+from sdaccel.benchmarks.rows import Results
+from sdaccel.benchmarks.workloads import workload
+
+
+def run_tiny(folder: Path, *rungs: str) -> int:
+    options = ["--repeats", "2", "--prompts", "0", "--no-memory", "--output", str(folder)]
+    return main(["--workload", "tiny", "--rungs", *rungs, *options])
+
+
+def test_a_run_leaves_one_file_under_the_machines_name_and_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tiny(tmp_path, "none+memory_format") == 0
+    (path,) = tmp_path.glob("*/*-tiny.json")
+    results = Results.read(path)
+    assert path.parent.name == results.machine["slug"]
+    assert [row.rung for row in results.rows] == ["stock-fp32", "none+memory_format"]
+    assert all(row.status == "ok" and len(row.seconds) == 2 for row in results.rows)
+    assert results.machine["matmul_ceiling"] > 1e9
+    assert results.machine["copy_ceiling"] > 1e8
+    assert {"python", "torch", "diffusers"} <= set(results.versions)
+    capsys.readouterr()
+    assert main(["show", str(path), "--markdown"]) == 0
+    assert "| none+memory_format | float32 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workload", "sd15-unett"], "did you mean 'sd15-unet'?"),
+        (["--rungs", "loossless"], "There is no rung 'loossless'"),
+        (["show", "nowhere.json"], "nowhere.json can't be read"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_writes_nothing(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = [] if arguments[0] == "show" else ["--output", str(tmp_path)]
+    assert main([*arguments, *output]) == BAD_INPUT
+    said = capsys.readouterr().err.strip()
+    assert sentence in said
+    assert "\n" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_keeps_the_rows_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Ladder._measure
+
+    def interrupted(ladder: Ladder, group: list[object]) -> object:
+        if len(ladder.rows) > 1:
+            raise KeyboardInterrupt
+        return whole(ladder, group)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Ladder, "_measure", interrupted)
+    assert run_tiny(tmp_path, "none+memory_format", "eager") == INTERRUPTED
+    (path,) = tmp_path.glob("*/*-tiny.json")
+    assert [row.rung for row in Results.read(path).rows] == ["stock-fp32", "none+memory_format"]
+
+
+def test_memory_of_a_rung_alone_is_printed_for_the_run_that_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["alone", "tiny", "stock-fp32"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["setup"] > 100 << 20
+    assert found["steady"] is None or 100 << 20 < found["steady"] <= found["setup"] * 1.5
+
+
+def test_why_memory_could_not_be_measured_is_told() -> None:
+    with pytest.raises(BenchmarkError, match="There is no workload 'tinny'"):
+        measure_alone("tinny", "stock-fp32", False)
+
+
+def test_importing_sdaccel_leaves_torch_alone() -> None:
+    row = overheads.import_row(1)
+    assert row.status == "ok", row.reason
+    assert len(row.seconds) == 1
+    assert row.target_seconds == 0.3
+
+
+def test_accelerating_is_timed_without_compiling_and_leaves_the_pipe_restored() -> None:
+    tiny = workload("tiny")
+    pipe = tiny.build()
+    there, back = overheads.accelerate_rows(pipe, tiny, "eager", rounds=2)
+    assert len(there.seconds) == len(back.seconds) == 2
+    assert there.passes["memory_format"] == "applied"
+    assert type(pipe).__module__.startswith("diffusers.")
+
+
+def test_a_machines_folder_is_plain() -> None:
+    name = "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
+    assert provenance.slug(name, 2) == "intel-xeon-platinum-8481c-cpu-2-70ghz-2-cores"
+    assert provenance.slug("NVIDIA H200", 16) == "nvidia-h200-16-cores"

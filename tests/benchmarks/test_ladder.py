@@ -1,0 +1,143 @@
+"""A tiny workload up the whole ladder: right rungs are timed, wrong ones are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from sdaccel.benchmarks import measure
+from sdaccel.benchmarks.errors import BenchmarkError, Skip
+from sdaccel.benchmarks.ladder import Ladder, Options
+from sdaccel.benchmarks.rows import Row
+from sdaccel.benchmarks.rungs import Opened, Rung, rung
+from sdaccel.benchmarks.workloads import Workload, workload
+
+QUICKLY = Options(rounds=2, memory=False)
+
+
+def planted(name: str, change: Callable[[Any], object], effect: str = "exact") -> Rung:
+    """A rung that does `change` to its pipe."""
+
+    @contextmanager
+    def opened(pipe: Any) -> Iterator[Opened]:
+        change(pipe)
+        yield Opened(pipe, effect)
+
+    def open_it(pipe: Any, chosen: Workload) -> AbstractContextManager[Opened]:
+        return opened(pipe)
+
+    return Rung(name, "plan", "", open_it)
+
+
+def scale_a_weight(pipe: Any, factor: float = 1.001) -> None:
+    pipe.unet.conv_in.weight = torch.nn.Parameter(pipe.unet.conv_in.weight * factor)
+
+
+def climb(*rungs: Rung, options: Options = QUICKLY) -> dict[str, Row]:
+    return {row.rung: row for row in Ladder(workload("tiny"), options).climb(list(rungs))}
+
+
+def test_a_right_rung_has_every_figure_and_stock_stands_beside_it() -> None:
+    rows = climb(rung("none+memory_format"))
+    stock, plan = rows["stock-fp32"], rows["none+memory_format"]
+    assert list(rows) == ["stock-fp32", "none+memory_format"]
+    assert plan.status == "ok", plan.reason
+    assert plan.effect == "exact"
+    assert plan.error is not None
+    assert plan.error_limit == measure.EXACT_ERROR * workload("tiny").forwards
+    assert plan.error <= plan.error_limit
+    assert len(plan.seconds) == len(plan.baseline_seconds) == QUICKLY.rounds
+    assert plan.speedup == pytest.approx(stock.median / plan.median)  # type: ignore[operator]
+    assert plan.setup_seconds is not None
+    assert plan.setup_seconds >= 0
+    assert plan.passes == {"memory_format": "applied"}
+    assert plan.flops == stock.flops
+    assert plan.flops
+    assert plan.flops > 1e6
+    assert plan.matmul_share is not None
+    assert 0 < plan.matmul_share < 1
+    assert plan.copy_ceiling
+
+
+def test_an_exact_rung_that_is_wrong_is_not_timed() -> None:
+    row = climb(planted("wrong", scale_a_weight))["wrong"]
+    assert row.status == "wrong"
+    assert "above the" in row.reason
+    assert row.error is not None
+    assert row.error > 1e-5
+    assert row.seconds == []
+
+
+def test_the_same_error_is_only_reported_of_a_rung_that_promises_less() -> None:
+    row = climb(planted("rough", scale_a_weight, "approximate"))["rough"]
+    assert row.status == "ok"
+    assert row.error_limit is None
+    assert row.error is not None
+    assert row.error > 1e-5
+    assert 20 < row.quality["psnr"] < 100
+
+
+def test_nan_is_wrong_whatever_the_rung_promises() -> None:
+    rung_of_nan = planted("broken", lambda pipe: scale_a_weight(pipe, math.nan), "approximate")
+    row = climb(rung_of_nan)["broken"]
+    assert row.status == "wrong"
+    assert row.error is None
+    assert "NaN" in row.reason
+
+
+def test_a_rung_that_fails_or_skips_leaves_a_row_and_the_rest_goes_on() -> None:
+    def fail(pipe: Any) -> None:
+        raise RuntimeError("out of memory\nand a long story")
+
+    def skip(pipe: Any) -> None:
+        raise Skip("Not on this machine.")
+
+    rows = climb(planted("failing", fail), planted("skipping", skip), planted("fine", id))
+    assert (rows["failing"].status, rows["failing"].reason) == (
+        "failed",
+        "RuntimeError: out of memory",
+    )
+    assert (rows["skipping"].status, rows["skipping"].reason) == ("skipped", "Not on this machine.")
+    assert rows["fine"].status == "ok"
+    assert rows["stock-fp32"].seconds
+
+
+def test_a_plan_that_does_nothing_says_so() -> None:
+    row = climb(rung("none"))["none"]
+    assert row.status == "did nothing"
+    assert row.seconds == []
+
+
+def test_a_plan_that_does_what_another_did_is_not_measured_twice() -> None:
+    rows = climb(rung("none+memory_format"), rung("eager-allocator-no_ops-vae"))
+    again = rows["eager-allocator-no_ops-vae"]
+    assert again.status == "skipped"
+    assert "The same as none+memory_format" in again.reason
+
+
+def test_a_rung_that_writes_into_stocks_weights_stops_the_run() -> None:
+    def vandalise(pipe: Any) -> None:
+        pipe.unet.conv_in.weight.data.mul_(1.1)
+
+    with pytest.raises(BenchmarkError, match="Stock's output changed while .*vandal"):
+        climb(planted("vandal", vandalise, "approximate"))
+
+
+def test_rungs_measured_together_share_the_rounds_with_stock() -> None:
+    options = Options(rounds=2, memory=False, together=True)
+    rows = climb(planted("one", id), planted("two", id), options=options)
+    assert rows["one"].baseline_seconds == rows["two"].baseline_seconds
+    assert len(rows["stock-fp32"].seconds) == 2
+
+
+def test_rows_are_kept_whenever_a_rung_is_done() -> None:
+    kept: list[list[str]] = []
+    ladder = Ladder(
+        workload("tiny"), QUICKLY, keep=lambda rows: kept.append([row.rung for row in rows])
+    )
+    ladder.climb([planted("one", id), planted("two", id)])
+    assert kept == [["stock-fp32", "one"], ["stock-fp32", "one", "two"]]

@@ -1,0 +1,100 @@
+"""Rungs open on a pipe and leave the process as they found it."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+import torch
+from sdaccel import device, malloc
+from sdaccel.benchmarks import peers, rungs
+from sdaccel.benchmarks.errors import BenchmarkError, Skip
+from sdaccel.benchmarks.workloads import workload
+
+
+def test_every_default_rung_exists_and_any_plan_is_one() -> None:
+    kinds = {name: rungs.rung(name).kind for name in (*rungs.DEFAULT, "lossless+precision")}
+    assert kinds["stock-fp32"] == "stock"
+    assert kinds["torch-compile"] == "peer"
+    assert kinds["lossless"] == kinds["lossless+precision"] == "plan"
+
+
+@pytest.mark.parametrize("name", ["loossless", "torch-compil", "eager+", ""])
+def test_an_unknown_rung_is_refused_by_name(name: str) -> None:
+    with pytest.raises(BenchmarkError, match=f"There is no rung '{name}'".replace("+", r"\+")):
+        rungs.rung(name)
+
+
+def test_16_bit_is_skipped_with_the_reason_where_the_machine_is_slower_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choice = device.DtypeChoice(torch.float32, "bfloat16 is slow here")
+    monkeypatch.setattr(device, "faster_dtype", lambda where: choice)
+    tiny = workload("tiny")
+    with (
+        pytest.raises(Skip, match=r"Bfloat16 is slow here\."),
+        rungs.rung("stock-16bit").open(tiny.build(), tiny),
+    ):
+        pass
+
+
+def test_16_bit_is_taken_where_the_machine_is_faster_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = device.DtypeChoice(torch.bfloat16, "it is fast here")
+    monkeypatch.setattr(device, "faster_dtype", lambda where: choice)
+    tiny = workload("tiny")
+    with rungs.rung("stock-16bit").open(tiny.build(), tiny) as opened:
+        assert opened.pipe.unet.dtype == opened.pipe.vae.dtype == torch.bfloat16
+        assert opened.pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(malloc.refusal() is not None, reason="malloc can't be set here")
+def test_the_allocator_is_on_within_the_rungs_surroundings_alone() -> None:
+    def is_kept() -> bool:
+        torch.zeros(64 << 20, dtype=torch.uint8)
+        before = malloc.page_faults()
+        torch.zeros(64 << 20, dtype=torch.uint8)
+        return malloc.page_faults() - before < 1000
+
+    tiny = workload("tiny")
+    with rungs.rung("none+allocator").open(tiny.build(), tiny) as opened:
+        seen = [is_kept()]
+        with opened.surroundings():
+            seen.append(is_kept())
+        seen.append(is_kept())
+    assert seen == [False, True, False]
+    assert opened.passes() == {"allocator": "applied"}
+
+
+def test_openvino_is_skipped_with_a_way_to_get_it_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = builtins.__import__
+
+    def without_openvino(name: str, *rest: Any, **named: Any) -> Any:
+        if name == "openvino":
+            raise ImportError(name)
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without_openvino)
+    tiny = workload("tiny")
+    pipe = tiny.build()
+    with (
+        pytest.raises(Skip, match=r"requirements/peers\.txt"),
+        peers.openvino(pipe, tiny.networks, tiny.prepare(pipe), "f32"),
+    ):
+        pass
+
+
+def test_a_network_becomes_a_function_of_its_tensors() -> None:
+    tiny = workload("tiny")
+    pipe = tiny.build()
+    modules = peers.networks(pipe, tiny.networks)
+    seen = peers.first_arguments(modules, tiny.prepare(pipe))
+    assert list(seen) == [pipe.unet, pipe.vae.decoder]
+    for module, (args, kwargs) in seen.items():
+        function, tensors = peers.positional(module, args, kwargs)
+        with torch.no_grad():
+            wanted = module(*args, **kwargs)
+            found = function(*tensors)
+        assert torch.equal(found, wanted[0] if isinstance(wanted, tuple) else wanted)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sdaccel.shapes.grammar import is_held_out
+from sdaccel.shapes.models import TEXT_WIDTH, build_autoencoder, build_scheduler
+from sdaccel.shapes.tokens import build_tokenizer
+from sdaccel.shapes.training.autoencoder import refine_decoder, to_tensor, train_autoencoder
+from sdaccel.shapes.training.data import render_pictures, reword, sample_sized
+from sdaccel.shapes.training.denoiser import diffuse, train_unet
+from sdaccel.shapes.training.latents import encode_dataset, load_dataset, standardise
+from sdaccel.shapes.training.loop import Loop, Recipe, rate_at
+from sdaccel.shapes.training.parallel import average, launch, rank
+from sdaccel.shapes.training.text import train_text
+
+SMALL = {"block_out_channels": (16, 32, 32), "attention_head_dim": 2}
+
+
+def checkpoint(folder: Path, name: str) -> dict[str, Any]:
+    return torch.load(folder / f"{name}.pt", weights_only=True)
+
+
+def first_and_last_loss(folder: Path, name: str, run: Any, steps: int) -> tuple[float, float]:
+    """The loss after one step, and its running mean after all."""
+    run(folder / "one", 1)
+    run(folder / "all", steps)
+    curves = [folder / part / f"{name}.jsonl" for part in ("one", "all")]
+    first, last = (json.loads(curve.read_text().splitlines()[-1])["loss"] for curve in curves)
+    return first, last
+
+
+def fitting(folder: Path, steps: int, seed: int = 0) -> Loop:
+    """A loop that fits a small layer to noise."""
+    torch.manual_seed(seed)
+    modules = nn.ModuleDict({"layer": nn.Linear(4, 4)})
+    return Loop("fit", modules, Recipe(steps=steps, warm_up=2, decay_share=0.0), folder)
+
+
+def fit_losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    batch = torch.randn(8, 4, generator=generator)
+    return {"loss": (modules["layer"](batch) - batch).square().mean()}
+
+
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_never_stopped(tmp_path: Path) -> None:
+    fitting(tmp_path / "through", 12).run(fit_losses)
+    fitting(tmp_path / "resumed", 5).run(fit_losses)
+    fitting(tmp_path / "resumed", 12, seed=9).run(fit_losses)
+    through, resumed = (
+        checkpoint(tmp_path / "through", "fit"),
+        checkpoint(tmp_path / "resumed", "fit"),
+    )
+    assert through["step"] == resumed["step"] == 12
+    for part in ("modules", "average"):
+        for name, value in through[part].items():
+            assert torch.equal(value, resumed[part][name])
+
+
+def test_a_stage_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give it steps or minutes"):
+        Loop("fit", nn.ModuleDict(), Recipe(), tmp_path)
+
+
+def test_the_rate_warms_up_stays_and_decays() -> None:
+    recipe = Recipe(steps=100, warm_up=10, decay_share=0.2)
+    assert rate_at(recipe, 0, 0.0) == pytest.approx(0.1)
+    assert rate_at(recipe, 50, 0.5) == rate_at(recipe, 79, 0.79) == pytest.approx(1.0)
+    assert rate_at(recipe, 90, 0.9) == pytest.approx(0.505)
+    assert rate_at(recipe, 100, 1.0) == 0.01
+
+
+def test_training_the_text_encoder_lowers_its_loss(tmp_path: Path) -> None:
+    def run(folder: Path, steps: int) -> None:
+        train_text(folder, Recipe(steps=steps, warm_up=2), batch_size=16)
+
+    first, last = first_and_last_loss(tmp_path, "text", run, 25)
+    assert last < 0.85 * first
+
+
+def test_training_the_autoencoder_lowers_its_loss_and_the_decoder_alone_keeps_the_encoder(
+    tmp_path: Path,
+) -> None:
+    def run(folder: Path, steps: int) -> None:
+        recipe = Recipe(learning_rate=3e-3, steps=steps, warm_up=2, decay_share=0.0)
+        train_autoencoder(folder, recipe, batch_size=2, pictures=8)
+
+    first, last = first_and_last_loss(tmp_path, "autoencoder", run, 25)
+    assert last < 0.9 * first
+    folder = tmp_path / "all"
+    build_autoencoder().save_pretrained(folder / "vae")
+    refine_decoder(folder, Recipe(steps=3, warm_up=1), batch_size=2, pictures=8)
+    before = build_autoencoder().from_pretrained(folder / "vae").state_dict()
+    after = checkpoint(folder, "decoder")["modules"]
+    for name, value in before.items():
+        kept = torch.equal(value, after[f"autoencoder.{name}"])
+        assert kept == name.startswith(("encoder.", "quant_conv.")), name
+
+
+def test_training_the_unet_lowers_its_loss(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    encode_dataset(tmp_path / "latents", build_autoencoder().eval(), tokenizer, 12, seed=0)
+    data = load_dataset(tmp_path / "latents", tokenizer)
+    text = nn.Embedding(len(tokenizer), TEXT_WIDTH).requires_grad_(False)
+
+    def run(folder: Path, steps: int) -> None:
+        recipe = Recipe(steps=steps, warm_up=2, decay_share=0.0)
+        train_unet(folder, recipe, 4, data, text, lambda _: {"fidelity": 0.0}, **SMALL)
+
+    first, last = first_and_last_loss(tmp_path, "unet", run, 25)
+    assert last < 0.9 * first
+    assert '"fidelity": 0.0' in (tmp_path / "all" / "unet.jsonl").read_text()
+
+
+def test_the_data_set_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    tokenizer, autoencoder = build_tokenizer(), build_autoencoder().eval()
+    for folder in ("once", "again"):
+        encode_dataset(tmp_path / folder, autoencoder, tokenizer, 6, seed=1)
+    once, again = (load_dataset(tmp_path / folder, tokenizer) for folder in ("once", "again"))
+    for name, values in once.items():
+        assert np.array_equal(values, again[name])
+    assert once["latents"].shape == (6, 4, 16, 16)
+    assert once["tokens"].shape == (6, 4, 24)
+
+
+def test_standardising_changes_the_latents_and_not_the_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder().eval()
+    pictures = to_tensor(np.array(render_pictures(tmp_path / "pictures.npy", 8, 0)), "cpu")
+    with torch.no_grad():
+        before = autoencoder.decode(autoencoder.encode(pictures).latent_dist.mode()).sample
+        standardise(autoencoder, pictures)
+        latents = autoencoder.encode(pictures).latent_dist.mode()
+        after = autoencoder.decode(latents).sample
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-4
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+def test_noise_covers_every_timestep_and_ends_in_pure_noise() -> None:
+    alphas = build_scheduler().alphas_cumprod
+    latents = torch.full((1000, 4, 1, 1), 3.0)
+    noisy, timesteps, velocity = diffuse(latents, alphas, torch.Generator().manual_seed(0))
+    assert torch.equal(timesteps.sort().values, torch.arange(1000))
+    assert alphas[-1] < 1e-6
+    assert noisy[-1].abs().mean() < 3
+    signal = alphas[timesteps].sqrt()[:, None, None, None]
+    strength = (1 - alphas[timesteps]).sqrt()[:, None, None, None]
+    torch.testing.assert_close(signal * noisy - strength * velocity, latents, atol=1e-4, rtol=1e-4)
+
+
+def test_training_prompts_are_never_held_out_however_they_are_worded() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        scene = sample_sized(rng)
+        assert all(thing.size for thing in scene.things)
+        told = reword(scene, rng)
+        assert not is_held_out(scene.prompt)
+        assert not is_held_out(told.prompt)
+        same = replace(told.canonical, things=scene.canonical.things)
+        assert same == scene.canonical
+
+
+def average_ranks(folder: str) -> None:
+    value = torch.full((2, 2), float(rank()))
+    average([value])
+    torch.save(value, Path(folder, f"{rank()}.pt"))
+
+
+def test_processes_average_their_tensors(tmp_path: Path) -> None:
+    launch(average_ranks, 2, str(tmp_path))
+    for index in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{index}.pt"), torch.full((2, 2), 0.5))
