@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
     try:
         return drop_in(name)
     except AttributeError as error:
-        # `from sdaccel.pipelines import X` would put its own, shorter sentence in the place of this.
+        # `from sdaccel.pipelines import X` would replace this sentence with Python's own.
         if sys._getframe(1).f_code.co_name == "_handle_fromlist":
             raise ImportError(str(error)) from None
         raise

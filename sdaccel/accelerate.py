@@ -162,7 +162,7 @@ class Acceleration:
             clock.forget()
 
     def _notice_replacements(self) -> None:
-        """A scheduler that the user put in drives the clock from now on; a model is only reported."""
+        """A scheduler put in by the user drives the clock from now on; a model is only reported."""
         now = Target.of(self.target.pipe)
         for scheduler in now.schedulers:
             if all(scheduler is not each for each in self.target.schedulers):

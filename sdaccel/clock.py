@@ -45,7 +45,7 @@ class Clock:
     _first: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Clock:
-        """A copied scheduler gets a clock of its own: some pipelines copy theirs for a second use."""
+        """A copied scheduler gets its own clock: some pipelines copy theirs for a second use."""
         return Clock()
 
     @property
@@ -107,7 +107,7 @@ def attach_scheduler(clock: Clock, scheduler: Any, patch: Patch) -> None:
 
 
 def attach_module(clock: Clock, component: Component, patch: Patch) -> None:
-    """Let `clock` count the calls of a component, beside the clocks of other pipes that share it."""
+    """Let `clock` count the calls of a component, beside the clocks of pipes that share it."""
     entry = component.entry
     clocks = entry.__dict__.get(_CLOCKS)
     if clocks is None:
@@ -151,19 +151,19 @@ def _listening(clocks: list[Clock]) -> list[Clock]:
 
 
 @functools.cache
-def _clocked(scheduler_class: type) -> type:
+def _clocked(scheduler_class: Any) -> type:
     """A scheduler class of the same name that also drives the clocks attached to the instance."""
 
-    @functools.wraps(scheduler_class.set_timesteps)  # type: ignore[attr-defined]
+    @functools.wraps(scheduler_class.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = scheduler_class.set_timesteps(self, *args, **kwargs)  # type: ignore[attr-defined]
+        result = scheduler_class.set_timesteps(self, *args, **kwargs)
         for clock in _listening(self.__dict__.get(_CLOCKS, [])):
             clock.begin(self)
         return result
 
-    @functools.wraps(scheduler_class.step)  # type: ignore[attr-defined]
+    @functools.wraps(scheduler_class.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = scheduler_class.step(self, *args, **kwargs)  # type: ignore[attr-defined]
+        result = scheduler_class.step(self, *args, **kwargs)
         sample = result[0] if isinstance(result, tuple) else result.prev_sample
         for clock in _listening(self.__dict__.get(_CLOCKS, [])):
             clock.tick(sample)

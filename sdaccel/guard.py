@@ -49,8 +49,8 @@ class Randomness:
     def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(type(pipe).__call__).bind_partial(pipe, *args, **kwargs)
         given = bound.arguments.get("generator")
-        self._generators = [*given] if isinstance(given, (list, tuple)) else [given]
-        self._generators = [each for each in self._generators if each is not None]
+        several = given if isinstance(given, (list, tuple)) else [given]
+        self._generators = [each for each in several if each is not None]
         self._states = [each.get_state() for each in self._generators]
         self._global = None if self._generators else _global_state()
 
@@ -76,9 +76,9 @@ def _global_state() -> tuple[Any, list[Any]]:
 
 
 @functools.cache
-def guarded(pipeline_class: type) -> type:
+def guarded(pipeline_class: Any) -> type:
     """A pipeline class of the same name whose calls go through the pipe's acceleration."""
-    stock_call = pipeline_class.__call__  # type: ignore[operator]
+    stock_call = pipeline_class.__call__
 
     @functools.wraps(stock_call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807

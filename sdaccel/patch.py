@@ -106,7 +106,7 @@ def run_back(undos: Iterable[Undo]) -> None:
 
 
 def same_name_subclass(base: type, members: dict[str, Any]) -> type:
-    """A subclass of `base` that carries its name, so that diffusers saves and matches it as such."""
+    """A subclass of `base` that carries its name, so that diffusers saves and matches it so."""
     named = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,

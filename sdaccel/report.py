@@ -26,7 +26,7 @@ class PassRecord:
     ran: Counter[str] = field(default_factory=Counter)
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def refuse(self, component: str, reason: str) -> None:
         """Note why `component` was left alone."""

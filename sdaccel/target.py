@@ -42,9 +42,8 @@ class Component:
     @property
     def entry(self) -> torch.nn.Module:
         """The module whose calls are the component's: a VAE is entered at its decoder."""
-        if self.kind == "vae" and hasattr(self.module, "decoder"):
-            return self.module.decoder
-        return self.module
+        decoder = self.module._modules.get("decoder") if self.kind == "vae" else None
+        return decoder if decoder is not None else self.module
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Target:
         )
         if not any(each.kind == "denoiser" for each in components):
             raise TargetError(
-                f"This {type(pipe).__name__} has no denoiser (UNet or transformer): load one into it "
+                f"This {type(pipe).__name__} has no denoiser: load a UNet or a transformer into it "
                 "before accelerating it."
             )
         schedulers = tuple(part for part in parts.values() if isinstance(part, SchedulerMixin))

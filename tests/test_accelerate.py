@@ -107,7 +107,7 @@ def test_another_plan_takes_the_place_of_the_first(pipe: Any) -> None:
 def test_a_pass_that_fails_half_way_leaves_nothing(pipe: Any) -> None:
     before = tiny.snapshot(pipe)
     plan = sdaccel.Plan("mine", (NoOps(), Failing()))
-    with pytest.raises(PassError, match="failing failed: half-way. The pipe is as it was"):
+    with pytest.raises(PassError, match=r"failing failed: half-way\. The pipe is as it was"):
         sdaccel.accelerate(pipe, plan)
     assert tiny.snapshot(pipe) == before
     assert not sdaccel.report(pipe).accelerated
@@ -148,7 +148,7 @@ def test_the_context_manager_puts_back_what_was_there(pipe: Any) -> None:
 def test_strict_turns_a_refusal_into_an_error(pipe: Any) -> None:
     before = tiny.snapshot(pipe)
     pipe.unet.to(torch.bfloat16)
-    with pytest.raises(PassError, match="precision refused .* bfloat16 already"):
+    with pytest.raises(PassError, match=r"precision refused .* bfloat16 already"):
         sdaccel.accelerate(pipe, "none", strict=True, precision=True)
     pipe.unet.to(torch.float32)
     assert tiny.snapshot(pipe).keys() == before.keys()
@@ -162,7 +162,6 @@ def test_two_pipes_that_share_components(pipe: Any) -> None:
     other.set_progress_bar_config(disable=True)
     picture, before = tiny.draw(pipe), tiny.snapshot(pipe)
     sdaccel.accelerate(pipe, EAGER)
-    once = tiny.snapshot(pipe)
     sdaccel.accelerate(other, EAGER)
     assert "shared with a pipe" in sdaccel.report(other)["no_ops"].refused["unet"]
     tiny.draw(other, image=torch.rand(1, 3, 16, 16), strength=1.0)
@@ -170,14 +169,13 @@ def test_two_pipes_that_share_components(pipe: Any) -> None:
     assert sdaccel.report(other).calls["unet"] == 2
     with pytest.warns(SdaccelWarning, match="unet.* stay accelerated"):
         sdaccel.restore(pipe)
-    with pytest.warns(SdaccelWarning):
-        sdaccel.accelerate(pipe, EAGER)
+    sdaccel.accelerate(pipe, EAGER)
+    with pytest.warns(SdaccelWarning, match="stay accelerated"):
         sdaccel.restore(pipe)
     assert type(pipe.unet.conv_in) is torch.nn.Conv2d
     sdaccel.restore(other)
     assert tiny.snapshot(pipe) == before
     assert np.array_equal(tiny.draw(pipe), picture)
-    assert once.keys() == before.keys()
 
 
 def test_a_shared_component_survives_a_pipe_that_is_gone(pipe: Any) -> None:

@@ -18,7 +18,7 @@ WEIGHTS = ("memory_format", "vae")
 """The passes of the plan that change weights, and so refuse weights that are not theirs."""
 
 
-@pytest.fixture()
+@pytest.fixture
 def pipe() -> Any:
     return tiny.stable_diffusion()
 

@@ -24,7 +24,7 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -
 def test_text_to_image_draws_stock_accelerated_and_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shapes, "load", lambda name: tiny.stable_diffusion(), raising=False)
+    monkeypatch.setattr(shapes, "load", lambda _: tiny.stable_diffusion(), raising=False)
     run("text_to_image.py", tmp_path, monkeypatch, "a cat", "eager")
     assert "plan eager" in capsys.readouterr().out
     pictures = [(tmp_path / f"{name}.png").read_bytes() for name in ("stock", "restored")]

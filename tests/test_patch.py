@@ -41,7 +41,7 @@ def test_children_and_parameters_of_a_module_come_back_in_place() -> None:
 
 def test_a_class_is_swapped_under_the_same_name_only() -> None:
     thing, patch = Thing(), Patch()
-    stand_in = same_name_subclass(Thing, {"extra": lambda self: "yes"})
+    stand_in = same_name_subclass(Thing, {"extra": lambda _: "yes"})
     patch.set_class(thing, stand_in)
     assert type(thing).__name__ == "Thing"
     assert thing.extra() == "yes"

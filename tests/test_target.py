@@ -34,7 +34,7 @@ def picture_and_video_pipelines() -> list[str]:
 
 
 def annotated_classes(pipeline: type) -> dict[str, list[type]]:
-    """The classes that each component of a pipeline may have, from its constructor's annotations."""
+    """The classes that each component of a pipeline may have, by its constructor's annotations."""
     try:
         hints = typing.get_type_hints(pipeline.__init__)
     except (NameError, TypeError):

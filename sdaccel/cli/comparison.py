@@ -1,4 +1,4 @@
-"""Stock and accelerated from the same noise: times side by side, and how far the pictures differ."""
+"""Stock and accelerated from the same noise: their times, and how far the pictures differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import quality
-from ..accelerate import accelerate, report as report_on
+from ..accelerate import accelerate
+from ..accelerate import report as report_on
 from ..errors import InputError
 from ..report import Report
 from .drawing import draw, warm_up
@@ -103,7 +104,11 @@ class Comparison:
             "speed_up": round(self.speed_up, 4),
             "break_even_drawings": self.break_even,
             "quality": [
-                {"identical": math.isinf(psnr), "psnr": None if math.isinf(psnr) else psnr, "ssim": ssim}
+                {
+                    "identical": math.isinf(psnr),
+                    "psnr": None if math.isinf(psnr) else psnr,
+                    "ssim": ssim,
+                }
                 for psnr, ssim in self.qualities()
             ],
         }

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .terminal import Terminal
 
 
-
 @dataclass(frozen=True)
 class Ceilings:
     """What this machine reached just now: TFLOP/s of a matmul by dtype, GB/s of a copy."""
@@ -27,7 +26,10 @@ class Ceilings:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `sdaccel doctor` takes."""
     parser.add_argument(
-        "--model", default=models.DEFAULT, metavar="M", help="which passes to ask about (shapes-unet)"
+        "--model",
+        default=models.DEFAULT,
+        metavar="M",
+        help="which passes to ask about (shapes-unet)",
     )
 
 
@@ -97,7 +99,9 @@ def _print(
     for column in ("pass", "would apply", "effect", "why not, or what it changes"):
         passes.add_column(column)
     for record in records:
-        passes.add_row(record.name, "yes" if record.applied else "no", record.effect, _reason(record))
+        passes.add_row(
+            record.name, "yes" if record.applied else "no", record.effect, _reason(record)
+        )
     terminal.say(passes)
 
 
@@ -129,18 +133,24 @@ def _installation_facts() -> list[tuple[str, str]]:
         "none: torch.compile on a CPU needs one, such as g++ (apt install g++)"
     )
     extras = [
-        f"{each.name}: " + (f"{each.advice}, for {', '.join(each.missing)}" if each.advice else "here")
+        f"{each.name}: "
+        + (f"{each.advice}, for {', '.join(each.missing)}" if each.advice else "here")
         for each in inventory.extras()
     ]
     return [
         ("versions", ", ".join(versions)),
         ("C++ compiler", compiler),
-        ("extras", "\n".join(extras) or "unknown: this checkout is not installed (pip install -e .)"),
+        (
+            "extras",
+            "\n".join(extras) or "unknown: this checkout is not installed (pip install -e .)",
+        ),
     ]
 
 
 def _reason(record: PassRecord) -> str:
     changed = ", ".join(f"{count:,} {what}" for what, count in record.changed.items())
     lines = [changed] if changed else []
-    lines += [reason if name == "pipe" else f"{name}: {reason}" for name, reason in record.refused.items()]
+    lines += [
+        reason if name == "pipe" else f"{name}: {reason}" for name, reason in record.refused.items()
+    ]
     return "\n".join(lines) or "nothing to do in this model"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..accelerate import accelerate, report as report_on
+from ..accelerate import accelerate
+from ..accelerate import report as report_on
 from ..errors import InputError
 from ..plan import Plan
 from . import models
@@ -25,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
-    """Draw the held-out prompts with stock, then from the same noise with the plan, if there is one."""
+    """Draw the held-out prompts with stock, then from the same noise with the plan, if any."""
     if options.count < 1:
         raise InputError(f"count must be a whole number of at least 1, not {options.count}.")
     Request("a prompt of the scene grammar", steps=options.steps, seed=options.seed)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..accelerate import accelerate, report as report_on
+from ..accelerate import accelerate
+from ..accelerate import report as report_on
 from ..plan import Plan
 from . import comparison, models, pictures
 from .drawing import draw
@@ -29,8 +30,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="the model's own default")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which noise (0)")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="in pixels: 512 or 768x512")
-    parser.add_argument("--num-images", type=int, default=1, metavar="N", help="with seeds counting up")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write (sdaccel.png)")
+    parser.add_argument(
+        "--num-images", type=int, default=1, metavar="N", help="with seeds counting up"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where to write (sdaccel.png)"
+    )
     parser.add_argument(
         "--compare", action="store_true", help="draw with stock diffusers too, side by side"
     )

@@ -15,7 +15,7 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 @dataclass(frozen=True)
 class Extra:
-    """One optional group of packages; `advice` says how to get what is missing, None if nothing is."""
+    """One optional group of packages; `advice` says how to install what is missing."""
 
     name: str
     missing: tuple[str, ...]
@@ -34,7 +34,9 @@ def versions() -> dict[str, str | None]:
 def compiler() -> str | None:
     """The C++ compiler that `torch.compile` would call on a CPU, or None."""
     chosen = os.environ.get("CXX")
-    return next((found for each in (chosen, *_COMPILERS) if each and (found := shutil.which(each))), None)
+    return next(
+        (found for each in (chosen, *_COMPILERS) if each and (found := shutil.which(each))), None
+    )
 
 
 def extras() -> list[Extra]:

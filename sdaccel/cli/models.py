@@ -24,7 +24,9 @@ def add_options(parser: argparse.ArgumentParser, plan: str | None) -> None:
         help=f"none, eager, lossless, fast, lossless+precision, a .json file ({plan or 'none'})",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="load the weights as this dtype (default: as they are saved)"
+        "--dtype",
+        choices=DTYPES,
+        help="load the weights as this dtype (default: as they are saved)",
     )
     parser.add_argument("--strict", action="store_true", help="fail where a pass refuses")
 

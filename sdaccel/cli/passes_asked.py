@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import passes
-from ..accelerate import accelerated, report as report_on
+from ..accelerate import accelerated
+from ..accelerate import report as report_on
 from ..errors import PassError
 from ..plan import Plan
 from ..report import PassRecord

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..accelerate import accelerate, report as report_on, restore
+from ..accelerate import accelerate, restore
+from ..accelerate import report as report_on
 from ..plan import Plan
 from . import models
 

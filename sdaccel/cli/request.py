@@ -39,7 +39,9 @@ class Request:
         if self.seed + self.num_images > _SEEDS:
             raise InputError(f"The seed must be below 2^63, not {self.seed}.")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise InputError(f"The guidance scale must be a finite number, not {self.guidance_scale}.")
+            raise InputError(
+                f"The guidance scale must be a finite number, not {self.guidance_scale}."
+            )
 
     def arguments(self, pipe: Any) -> dict[str, Any]:
         """The keyword arguments for `pipe`, each time with fresh generators.
@@ -84,9 +86,11 @@ class Request:
 
 def parse_size(text: str) -> tuple[int, int]:
     """ "512" or "768x512" (width x height) as (width, height); `InputError` for anything else."""
-    match = re.fullmatch(r"(\d{1,6})(?:[xX×](\d{1,6}))?", text.strip())
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
     if match is None:
-        raise InputError(f"A size is a number of pixels or WIDTHxHEIGHT, such as 768x512, not '{text}'.")
+        raise InputError(
+            f"A size is a number of pixels or WIDTHxHEIGHT, such as 768x512, not '{text}'."
+        )
     width, height = match.group(1), match.group(2)
     return int(width), int(height or width)
 
@@ -97,7 +101,7 @@ def size_unit(pipe: Any) -> int:
     Every pipeline asks for multiples of 8; beyond that the VAE shrinks by its own factor, and a
     transformer takes patches of at least 2x2 latents.
     """
-    factor = getattr(pipe, "vae_scale_factor", None) or getattr(pipe, "vae_scale_factor_spatial", 8)
+    factor = getattr(pipe, "vae_scale_factor", getattr(pipe, "vae_scale_factor_spatial", 8))
     patch = 1
     transformer = getattr(pipe, "transformer", None)
     if transformer is not None:

@@ -30,7 +30,9 @@ class Terminal:
 
             console = Console(file=sys.stdout)
             for thing in things:
-                console.print(thing, soft_wrap=isinstance(thing, str), highlight=False, markup=False)
+                console.print(
+                    thing, soft_wrap=isinstance(thing, str), highlight=False, markup=False
+                )
 
     @contextlib.contextmanager
     def step(self, sentence: str) -> Iterator[None]:
@@ -49,7 +51,11 @@ class Terminal:
         stdout = sys.stdout
         with self._warnings_as_sentences(), self._hosts_quiet():
             try:
-                with contextlib.redirect_stdout(sys.stderr) if self.json else contextlib.nullcontext():
+                with (
+                    contextlib.redirect_stdout(sys.stderr)
+                    if self.json
+                    else contextlib.nullcontext()
+                ):
                     result = command()
             except (Exception, KeyboardInterrupt) as error:
                 return self._fail(error)
@@ -62,7 +68,9 @@ class Terminal:
         if self.debug:
             traceback.print_exception(error, file=sys.stderr)
         if self.json:
-            print(json.dumps({"error": {"type": type(error).__name__, "message": sentence}}, indent=2))
+            print(
+                json.dumps({"error": {"type": type(error).__name__, "message": sentence}}, indent=2)
+            )
         hint = " (--debug shows where)" if code == UNEXPECTED and not self.debug else ""
         print(f"sdaccel: {sentence}{hint}", file=sys.stderr)
         return code
@@ -73,7 +81,9 @@ class Terminal:
         with warnings.catch_warnings():
             show = warnings.showwarning
 
-            def show_sentence(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            def show_sentence(
+                message: Any, category: type[Warning], *rest: Any, **more: Any
+            ) -> None:
                 if issubclass(category, SdaccelWarning):
                     print(f"sdaccel: {message}", file=sys.stderr)
                 else:

@@ -61,7 +61,7 @@ def count_calls(component: Component, patch: Patch, record: PassRecord) -> None:
     patch.add_handle(component.entry.register_forward_pre_hook(count))
 
 
-def _kernels(model: Any) -> Iterator[torch.nn.Parameter]:
+def _kernels(model: Any) -> Iterator[torch.Tensor]:
     """The convolution weights that are not in channels-last order, each once."""
     import torch
 
@@ -78,7 +78,7 @@ def _channels_last(kernel: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if kernel.dim() == 4 else torch.channels_last_3d
 
 
-def _put_back(parameter: torch.nn.Parameter, stride: tuple[int, ...]) -> Any:
+def _put_back(parameter: torch.Tensor, stride: tuple[int, ...]) -> Any:
     """The undo: the same values, wherever they now are, in the strides they had."""
 
     def undo() -> None:

@@ -73,7 +73,7 @@ class One(float):
 
 
 class Signed:
-    """Stands where a processor's bound `__call__` is looked up: the same call, its signature kept."""
+    """Stands where a processor's bound `__call__` is looked up: the same, its signature kept."""
 
     def __init__(self, call: Callable[..., Any], ran: Counter[str]) -> None:
         self._call = call

@@ -109,7 +109,7 @@ def connected(mask: np.ndarray) -> Iterator[np.ndarray]:
     height, width = mask.shape
     left = mask.copy()
     regions = []
-    for start in zip(*np.nonzero(mask), strict=False):
+    for start in zip(*np.nonzero(mask), strict=True):
         if not left[start]:
             continue
         left[start] = False

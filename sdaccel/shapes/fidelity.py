@@ -85,7 +85,7 @@ def prompt_fidelity(
     for start in tqdm(starts, desc="prompt fidelity", disable=not progress):
         batch = prompts[start : start + batch_size]
         pictures = _draw(pipe, batch, steps, seed + start, guidance_scale)
-        checks = [check(picture, prompt) for picture, prompt in zip(pictures, batch, strict=False)]
+        checks = [check(picture, prompt) for picture, prompt in zip(pictures, batch, strict=True)]
         passed += sum(one.passed for one in checks)
         failures.update(part for one in checks for part in one.failed)
     return Fidelity(passed, len(prompts), {part: failures[part] for part in PARTS})

@@ -100,7 +100,7 @@ def _polygon(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Distance to the nearest edge, signed by the even-odd rule (after Quilez, 2D SDFs)."""
     squared = np.full(x.shape, np.inf)
     inside = np.zeros(x.shape, bool)
-    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=False):
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
         edge_x, edge_y, from_x, from_y = x1 - x0, y1 - y0, x - x0, y - y0
         share = np.clip((from_x * edge_x + from_y * edge_y) / (edge_x**2 + edge_y**2), 0, 1)
         distance = (from_x - edge_x * share) ** 2 + (from_y - edge_y * share) ** 2

@@ -67,7 +67,7 @@ def _surface(
     waves = 2 * np.pi / rng.uniform(0.15, 0.30, 2)
     texture = sum(
         np.sin((x * np.cos(angle) + y * np.sin(angle)) * wave + phase)
-        for angle, wave, phase in zip(angles, waves, phases, strict=False)
+        for angle, wave, phase in zip(angles, waves, phases, strict=True)
     )
     lit = base * (1 + shade[..., None]) + 0.15 * shade[..., None]
     return (lit + TEXTURE * texture[..., None]).astype(np.float32)

@@ -44,10 +44,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture()
-def run(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Run:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
@@ -59,7 +57,7 @@ def run(
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test when a model is loaded."""
 

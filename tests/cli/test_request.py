@@ -109,7 +109,12 @@ def test_a_pipeline_that_needs_more_than_a_prompt_or_makes_videos_is_refused() -
 
     class Editor(Common):
         def __call__(
-            self, prompt: str, image: Any, num_inference_steps: int, generator: Any, output_type: str
+            self,
+            prompt: str,
+            image: Any,
+            num_inference_steps: int,
+            generator: Any,
+            output_type: str,
         ) -> None: ...
 
     class Video(Common):

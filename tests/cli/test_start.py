@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,25 +43,16 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
     assert codes == {0, 1, 2, 3, 4, 130}
 
 
-def test_a_hub_id_while_offline_is_one_sentence_and_no_traceback(tmp_path: Any) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sdaccel.cli", "report", "--model", "some-owner/some-model"],
-        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), **_environment()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == exits.NO_MODEL
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    complaint = done.stderr.strip().splitlines()[-1]
-    assert complaint.startswith("sdaccel: some-owner/some-model is not in the local cache")
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+def test_a_hub_id_while_offline_is_one_sentence_and_no_traceback(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    outcome = run("report", "--model", "some-owner/some-model")
+    assert outcome.code == exits.NO_MODEL
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert outcome.complaint.startswith("sdaccel: some-owner/some-model is not in the local cache")
 
 
 @pytest.mark.parametrize(

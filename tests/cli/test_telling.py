@@ -67,9 +67,9 @@ def test_a_missing_extra_comes_with_the_command_that_installs_it(
         'torch>=999; extra == "newer"',
         'no-such-package; python_version < "3" and extra == "here"',
     ]
-    monkeypatch.setattr(inventory.metadata, "requires", lambda name: lines)
+    monkeypatch.setattr(inventory.metadata, "requires", lambda _: lines)
     monkeypatch.setattr(
-        inventory.metadata, "metadata", lambda name: _Metadata(["engine", "here", "newer"])
+        inventory.metadata, "metadata", lambda _: _Metadata(["engine", "here", "newer"])
     )
     engine, here, newer = inventory.extras()
     assert engine.missing == ("no-such-package>=2",)

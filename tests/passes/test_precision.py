@@ -69,7 +69,7 @@ def test_buffers_that_are_not_saved_keep_their_precision() -> None:
 
 def choose(monkeypatch: Any, dtype: torch.dtype) -> None:
     choice = DtypeChoice(dtype, "measured here")
-    monkeypatch.setattr(precision, "faster_dtype", lambda device: choice)
+    monkeypatch.setattr(precision, "faster_dtype", lambda _: choice)
 
 
 def test_it_refuses_where_sixteen_bits_are_no_faster(monkeypatch: Any) -> None:

@@ -138,14 +138,14 @@ def test_a_checkpoint_needs_the_description_of_its_model(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (hub.GatedRepoError, "accept its terms"),
-        (hub.RepositoryNotFoundError, "no repository o/n"),
-        (hub.EntryNotFoundError, "o/n can't be loaded"),
+        (hub.GatedRepoError("words", response=Mock()), "accept its terms"),
+        (hub.RepositoryNotFoundError("words", response=Mock()), "no repository o/n"),
+        (hub.EntryNotFoundError("words"), "o/n can't be loaded: diffusers' own words"),
     ],
 )
 def test_what_the_hub_says_becomes_a_sentence(error: Any, words: str) -> None:
     with pytest.raises(ModelNotFoundError, match=words), clear_errors("o/n"):
-        raise OSError("diffusers' own words") from error("two\nlines", response=Mock())
+        raise OSError("diffusers'\nown words") from error
 
 
 def test_other_mistakes_pass_through() -> None:

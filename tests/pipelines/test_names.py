@@ -61,7 +61,6 @@ def test_other_things_are_no_pipelines(name: str) -> None:
     assert not hasattr(pipelines, name)
 
 
-@pytest.mark.slow
 def test_every_pipeline_class_resolves() -> None:
     for name in dir(pipelines):
         stock, ours = getattr(diffusers, name), getattr(pipelines, name)
@@ -76,7 +75,6 @@ def test_every_pipeline_class_resolves() -> None:
             assert hasattr(ours, verb) == hasattr(stock, verb)
 
 
-@pytest.mark.slow
 def test_every_pipeline_of_the_auto_mappings_is_named() -> None:
     from diffusers.pipelines import auto_pipeline
 

@@ -68,7 +68,8 @@ def test_the_renderers_own_pictures_pass(seen: list[tuple[Scene, Found]]) -> Non
 def test_another_prompt_does_not_pass(seen: list[tuple[Scene, Found]]) -> None:
     others = [scene for scene, _ in seen[1:]]
     passed = sum(
-        compare(*found, other).passed for (_, found), other in zip(seen[:-1], others, strict=True))
+        compare(*found, other).passed for (_, found), other in zip(seen[:-1], others, strict=True)
+    )
     assert passed <= 0.02 * COUNT
 
 

@@ -38,7 +38,10 @@ def train_autoencoder(folder: Path, recipe: Recipe, batch_size: int, pictures: i
         posterior = modules["autoencoder"].encode(batch).latent_dist
         decoded = modules["autoencoder"].decode(posterior.sample(generator)).sample
         square = functional.mse_loss(decoded, batch)
-        absolute, kl = functional.l1_loss(decoded, batch), posterior.kl().mean() / posterior.mean[0].numel()
+        absolute, kl = (
+            functional.l1_loss(decoded, batch),
+            posterior.kl().mean() / posterior.mean[0].numel(),
+        )
         loss = absolute + square + KL_WEIGHT * kl
         return {"loss": loss, "kl": kl, "psnr": -10 * (square.detach() / 4).log10()}
 

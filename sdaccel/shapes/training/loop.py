@@ -161,7 +161,7 @@ class Loop:
     @torch.no_grad()
     def _update_average(self) -> None:
         keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.parameters(), self.modules.parameters(), strict=False):
+        for mean, value in zip(self.average.parameters(), self.modules.parameters(), strict=True):
             mean.lerp_(value, 1 - keep)
 
 

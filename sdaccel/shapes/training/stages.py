@@ -89,7 +89,7 @@ def shared_fidelity(pipe: Any, count: int) -> dict[str, Any]:
     shares = {"passed": found.passed, **found.parts}
     numbers = torch.tensor([float(value) for value in shares.values()])
     parallel.average([numbers])
-    total = dict(zip(shares, (numbers * world).round().int().tolist(), strict=False))
+    total = dict(zip(shares, (numbers * world).round().int().tolist(), strict=True))
     whole = Fidelity(total.pop("passed"), count, total)
     return {"fidelity": whole.share, "low": whole.low, "high": whole.high, "wrong": whole.parts}
 

@@ -49,7 +49,7 @@ class Questions(nn.Module):
 def answers(scene: Scene) -> np.ndarray:
     """The right classes, (6, 3): none is 0; a size that is not named is the last class."""
     classes = np.zeros((len(PLACES) + 1, 3), np.int64)
-    for thing, where in zip(scene.things, PLACES_OF[scene.relation], strict=False):
+    for thing, where in zip(scene.things, PLACES_OF[scene.relation], strict=True):
         size = 1 + SIZES.index(thing.size) if thing.size else 1 + len(SIZES)
         classes[PLACES.index(where)] = (
             1 + COLOURS.index(thing.colour),
