@@ -113,7 +113,7 @@ def stable_diffusion(unet: Configuration, vae: Configuration) -> Any:
 
 
 def draw_weights(model: torch.nn.Module, seed: int) -> None:
-    """Fill every parameter in place: matrices uniform in +-1/sqrt(fan in), vectors of norms near 1."""
+    """Fill every parameter: matrices uniform within 1/sqrt(fan in) of 0, norms' scales near 1."""
     import torch
 
     with torch.no_grad():

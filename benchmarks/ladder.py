@@ -41,6 +41,10 @@ class Options:
     together: bool = False
 
 
+def _silent(news: object) -> None:
+    """Nobody listens."""
+
+
 @dataclass
 class Ready:
     """A rung at work, found right, and the seconds that took, warm-up calls included."""
@@ -73,8 +77,8 @@ class Ladder:
 
     workload: Workload
     options: Options
-    tell: Callable[[str], None] = lambda message: None
-    keep: Callable[[list[Row]], None] = lambda rows: None
+    tell: Callable[[str], None] = _silent
+    keep: Callable[[list[Row]], None] = _silent
     rows: list[Row] = field(default_factory=list)
     _seen: dict[object, str] = field(default_factory=dict)
 

@@ -30,9 +30,7 @@ print(json.dumps({"seconds": seconds, "torch": "torch" in sys.modules}))
 """
 
 
-def measure_overheads(
-    quick: bool, rounds: int, tell: Callable[[str], None] = lambda message: None
-) -> list[Row]:
+def measure_overheads(quick: bool, rounds: int, tell: Callable[[str], object] = str) -> list[Row]:
     """Rows for `import sdaccel`, and for accelerate and restore on Stable Diffusion 1.5."""
     tell("import sdaccel, in fresh processes")
     rows = [import_row(rounds, quick)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import Skip
@@ -47,7 +48,7 @@ def openvino(
     `call` runs the workload once, to see the inputs. Raises `Skip` where OpenVINO is missing.
     """
     try:
-        import openvino as ov
+        ov: Any = import_module("openvino")
     except ImportError as error:
         raise Skip(f"OpenVINO is not installed: {_HINT}.") from error
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}

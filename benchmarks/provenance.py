@@ -21,7 +21,7 @@ _PACKAGES = ("sdaccel", "torch", "diffusers", "transformers", "openvino")
 
 
 def machine(where: torch.device | None = None) -> dict[str, Any]:
-    """The device, its threads and system, and the ceilings measured now (FLOP/s, bytes a second)."""
+    """The device, threads and system, and the ceilings measured now (FLOP/s, bytes a second)."""
     import torch
 
     described = device.describe(where)
@@ -32,7 +32,8 @@ def machine(where: torch.device | None = None) -> dict[str, Any]:
         **values,
         "slug": slug(described.name, described.cores),
         "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}, {platform.libc_ver()[1] or 'no'} glibc",
+        "system": f"{platform.system()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()),
         "matmul_ceiling": device.matmul_ceiling(at, torch.float32),
         "copy_ceiling": device.copy_ceiling(at),
     }
@@ -56,7 +57,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout that this file lies in, "+" behind it where files differ from it."""
+    """The commit of the checkout that this file lies in, with a "+" where files differ from it."""
     folder = Path(__file__).resolve().parent
     head = _git(folder, "rev-parse", "--short=12", "HEAD")
     if head is None:

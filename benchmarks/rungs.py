@@ -61,7 +61,7 @@ def rung(name: str) -> Rung:
         raise BenchmarkError(
             f"There is no rung '{name}': choose from {names}, or a plan."
         ) from error
-    return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, plan))
+    return Rung(name, "plan", "", lambda pipe, _: _plan(pipe, plan))
 
 
 @contextmanager

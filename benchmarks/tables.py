@@ -50,10 +50,11 @@ def caption(results: Results) -> str:
     settings = (
         ", ".join(f"{key} {value}" for key, value in rows[0].settings.items()) if rows else ""
     )
+    peaks = machine["matmul_ceiling"] / 1e12, machine["copy_ceiling"] / 1e9
     lines = [
         f"{results.workload}{quick}, seconds per {unit}; {settings}".rstrip("; "),
-        f"{machine['name']}, {machine['cores']} cores, {machine['threads']} threads: float32 matmul "
-        f"{machine['matmul_ceiling'] / 1e12:.2f} TFLOP/s, copy {machine['copy_ceiling'] / 1e9:.1f} GB/s",
+        f"{machine['name']}, {machine['cores']} cores, {machine['threads']} threads: "
+        f"float32 matmul {peaks[0]:.2f} TFLOP/s, copy {peaks[1]:.1f} GB/s",
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "
         f"commit {results.commit}; {results.date}",
         results.command,

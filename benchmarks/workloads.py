@@ -141,7 +141,8 @@ def unet_forward(pipe: Any, size: int) -> Call:
     def call() -> torch.Tensor:
         with torch.no_grad():
             output = pipe.unet(latents, timestep, encoder_hidden_states=prompt, return_dict=False)
-        return output[0].float()
+            noise: torch.Tensor = output[0].float()
+        return noise
 
     return call
 
@@ -157,7 +158,8 @@ def vae_decode(pipe: Any, size: int) -> Call:
 
     def call() -> torch.Tensor:
         with torch.no_grad():
-            return pipe.vae.decode(latents, return_dict=False)[0].float()
+            picture: torch.Tensor = pipe.vae.decode(latents, return_dict=False)[0].float()
+        return picture
 
     return call
 

@@ -23,8 +23,9 @@ from sdaccel.shapes.training.text import train_text
 
 STAGES = ("text", "autoencoder", "encode", "unet", "decoder", "export")
 RECIPES = {
-    "text": Recipe(decay_share=0.5, average=0.98, steps=900),
+    "text": Recipe(batch_size=64, decay_share=0.5, average=0.98, steps=900),
     "autoencoder": Recipe(
+        batch_size=8,
         learning_rate=2e-3,
         weight_decay=1e-4,
         warm_up=40,
@@ -32,8 +33,8 @@ RECIPES = {
         average=0.995,
         minutes=15,
     ),
-    "unet": Recipe(minutes=90),
-    "decoder": Recipe(weight_decay=1e-4, decay_share=0.7, average=0.995, minutes=5),
+    "unet": Recipe(batch_size=16, average=0.998, minutes=100),
+    "decoder": Recipe(batch_size=8, weight_decay=1e-4, decay_share=0.7, average=0.995, minutes=5),
 }
 
 
@@ -45,17 +46,18 @@ def run(stage: str, options: argparse.Namespace) -> None:
     if stage == "export":
         return stages.export(folder, Path(options.target or folder / "pipeline"))
     recipe = replace(RECIPES[stage], seed=options.seed, device=device)
+    if options.batch_size:
+        recipe = replace(recipe, batch_size=options.batch_size)
     if options.minutes or options.steps:
         recipe = replace(recipe, minutes=options.minutes, steps=options.steps)
-    batch_size = max(1, options.batch_size // parallel.world())
     if stage == "text":
-        train_text(folder, recipe, 4 * batch_size)
+        train_text(folder, recipe)
     elif stage == "autoencoder":
-        train_autoencoder(folder, recipe, batch_size, options.pictures)
+        train_autoencoder(folder, recipe, options.pictures)
     elif stage == "decoder":
-        refine_decoder(folder, recipe, batch_size, options.pictures)
+        refine_decoder(folder, recipe, options.pictures)
     else:
-        stages.unet(folder, recipe, batch_size, options.evaluate_minutes, options.evaluate_count)
+        stages.unet(folder, recipe, options.evaluate_minutes, options.evaluate_count)
     return None
 
 
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("--target", help="folder to export to (default: OUTPUT/pipeline)")
     parser.add_argument("--minutes", type=float, help="end the stage after so much training")
     parser.add_argument("--steps", type=int, help="end the stage after so many steps")
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures a step, in all")
+    parser.add_argument("--batch-size", type=int, help="pictures a step, in all processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=12000, help="for the autoencoder")
     parser.add_argument("--scenes", type=int, default=40000, help="for the UNet")

@@ -1,1 +1,1 @@
-"""The kernels, one op a file, each beside its reference in plain torch. Knows nothing of diffusers."""
+"""The kernels, one op a file, each beside its reference in plain torch; they know no diffusers."""

@@ -59,6 +59,7 @@ def _member(stock: Any, verb: str) -> Any:
 
     def member(
         cls: Any,
+        /,
         *args: Any,
         plan: Plan | str | Path | None = "lossless",
         strict: bool = False,

@@ -243,7 +243,8 @@ def _attach(target: Target, patch: Patch) -> None:
         if component.kind == "vae":
             with patch.scope(component.module):
                 guard.watch(target.clock, component.entry, patch)
-    patch.set_class(target.pipe, guard.guarded(type(target.pipe)))
+    stock: Any = type(target.pipe)
+    patch.set_class(target.pipe, guard.guarded(stock))
 
 
 def _owners(target: Target) -> list[Any]:

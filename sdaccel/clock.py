@@ -102,7 +102,8 @@ def attach_scheduler(clock: Clock, scheduler: Any, patch: Patch) -> None:
         with patch.scope(scheduler):
             clocks = []
             patch.set(scheduler, _CLOCKS, clocks)
-            patch.set_class(scheduler, _clocked(type(scheduler)))
+            stock: Any = type(scheduler)
+            patch.set_class(scheduler, _clocked(stock))
     _join(clocks, clock, patch)
 
 

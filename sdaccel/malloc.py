@@ -24,10 +24,10 @@ start) cut the UNet's faults to 7,186 alone and add nothing once memory is kept.
 The price is memory: what the process once used, it holds until the undo. At first it grows by more
 than it needs: torch asks for aligned blocks, glibc's thread cache holds on to the few bytes it cuts
 off them, and a freed block then is just too small for the next of its size. That ends when the
-cache's bin is full: a 40 MiB tensor made and freed in a loop settles after 8 rounds at 540 MiB
-resident, where 220 are the least. With GLIBC_TUNABLES=glibc.malloc.tcache_count=0 it settles after
-1 or 2 at 260 to 300; what that costs small blocks was not measured, so the launcher does not set
-it.
+cache's bin is full: a 40 MiB tensor made and freed in a loop settles within 10 rounds at 340 to
+580 MiB resident, where 220 are the least, and stays there (300 rounds). With
+GLIBC_TUNABLES=glibc.malloc.tcache_count=0 it settles after 1 or 2 at 260 to 300; what that costs
+small blocks was not measured, so the launcher does not set it.
 """
 
 from __future__ import annotations

@@ -136,11 +136,11 @@ def compare(
     as the allocator, helps stock too here, so the speed-up errs on the low side.
     """
     with terminal.step("warming up stock"):
-        stock_first = warm_up(stock, request, "warming up stock")
+        stock_first = warm_up(stock, request)
     with terminal.step(f"accelerating with plan {plan}, compiling included"):
         start = time.perf_counter()
         accelerate(pipe, plan, strict=strict)
-        warm_up(pipe, request, "compiling")
+        warm_up(pipe, request)
         set_up = time.perf_counter() - start - stock_first
     times: tuple[list[float], list[float]] = ([], [])
     while not _enough(times, rounds):

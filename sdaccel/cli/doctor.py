@@ -38,10 +38,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     from .. import device as devices
     from .passes_asked import ask_every_pass
 
-    with terminal.step(f"loading {options.model}"):
+    with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model)
     machine = devices.describe(None)
-    with terminal.step("measuring this machine"):
+    with terminal.step("measuring this machine", spinner=False):
         ceilings = _measure()
     with terminal.step("asking every pass"):
         records = ask_every_pass(pipe)

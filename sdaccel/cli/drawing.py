@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 WARM_UP_STEPS = 2
 
 
-def draw(pipe: Any, request: Request, name: str) -> tuple[list[Image], float]:
+def draw(pipe: Any, request: Request, name: str | None) -> tuple[list[Image], float]:
     """The pictures and the seconds they took; the device is idle at both ends.
 
-    diffusers' progress bar shows the steps, under `name`. Raises `InputError` for arguments that
-    the pipeline's own check refuses.
+    diffusers' progress bar shows the steps, under `name`; without one it is hidden. Raises
+    `InputError` for arguments that the pipeline's own check refuses.
     """
     arguments = request.arguments(pipe)
     with _progress_bar(pipe, name):
@@ -39,17 +39,18 @@ def draw(pipe: Any, request: Request, name: str) -> tuple[list[Image], float]:
     return images, time.perf_counter() - start
 
 
-def warm_up(pipe: Any, request: Request, name: str) -> float:
-    """The seconds of a first drawing with few steps, during which compiling happens."""
+def warm_up(pipe: Any, request: Request) -> float:
+    """The seconds of a first drawing with few steps and no progress bar: here compiling happens."""
     brief = replace(request, steps=min(WARM_UP_STEPS, request.steps))
-    return draw(pipe, brief, name)[1]
+    return draw(pipe, brief, None)[1]
 
 
 @contextlib.contextmanager
-def _progress_bar(pipe: Any, name: str) -> Iterator[None]:
-    """Name diffusers' progress bar for one drawing; a bar that is switched off stays off."""
+def _progress_bar(pipe: Any, name: str | None) -> Iterator[None]:
+    """Name or hide diffusers' progress bar for one drawing; a hidden bar stays hidden."""
     before = getattr(pipe, "_progress_bar_config", None)
-    pipe.set_progress_bar_config(**{"desc": name, "leave": False, **(before or {})})
+    named, hidden = {"desc": name, "leave": False}, {"disable": name is None}
+    pipe.set_progress_bar_config(**{**named, **hidden, **(before or {})})
     try:
         yield
     finally:

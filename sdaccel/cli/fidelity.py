@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         raise InputError(f"count must be a whole number of at least 1, not {options.count}.")
     Request("a prompt of the scene grammar", steps=options.steps, seed=options.seed)
     plan = Plan.of(options.plan)
-    with terminal.step(f"loading {options.model}"):
+    with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model, options.dtype)
     found: dict[str, Any] = {"model": options.model, "count": options.count, "steps": options.steps}
     found["stock"] = _measure(pipe, "stock", options, terminal)

@@ -51,12 +51,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     pictures.check_output(output)
     plan = Plan.of(options.plan)
     rounds = comparison.check_rounds(options.rounds)
-    with terminal.step(f"loading {options.model}"):
+    with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model, options.dtype)
     request = _as_made_for(options.model, request)
     request.arguments(pipe)
     if options.compare:
-        with terminal.step(f"loading {options.model} again, to stay stock"):
+        with terminal.step(f"loading {options.model} again, to stay stock", spinner=False):
             stock = models.load(options.model, options.dtype)
         result = comparison.compare(stock, pipe, request, plan, rounds, options.strict, terminal)
         return _show_comparison(result, output, options.model, request, terminal)

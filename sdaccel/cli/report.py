@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Accelerate, tell, restore."""
     plan = Plan.of(options.plan)
-    with terminal.step(f"loading {options.model}"):
+    with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model, options.dtype)
     with terminal.step(f"accelerating with plan {plan}"):
         accelerate(pipe, plan, strict=options.strict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -14,6 +15,8 @@ from typing import Any
 
 from ..errors import SdaccelError, SdaccelWarning
 from .exits import OK, UNEXPECTED, code_of
+
+_HOSTS = ("diffusers", "transformers")
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,25 @@ class Terminal:
                 )
 
     @contextlib.contextmanager
-    def step(self, sentence: str) -> Iterator[None]:
-        """Show on stderr that something is under way, and afterwards how long it took."""
+    def step(self, sentence: str, spinner: bool = True) -> Iterator[None]:
+        """Say on stderr what is under way, and afterwards how long it took.
+
+        Without `spinner` there is room for a progress bar of somebody else's.
+        """
         from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         console = Console(file=sys.stderr)
         start = time.perf_counter()
-        with console.status(sentence) if console.is_terminal else contextlib.nullcontext():
+        if console.is_terminal and spinner:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            with Progress(*columns, console=console, transient=True) as progress:
+                progress.add_task(sentence, total=None)
+                yield
+        else:
+            print(f"{sentence} ...", file=sys.stderr, flush=True)
             yield
-        seconds = time.perf_counter() - start
-        console.print(f"{sentence}: {seconds:.1f} s", style="dim", soft_wrap=True, highlight=False)
+        print(f"{sentence}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
 
     def run(self, command: Callable[[], Mapping[str, Any]]) -> int:
         """Run a command, print its result or its error, and return the exit code."""
@@ -95,18 +107,27 @@ class Terminal:
 
     @contextlib.contextmanager
     def _hosts_quiet(self) -> Iterator[None]:
-        """Keep diffusers' and transformers' remarks for `--debug`; errors are always shown."""
+        """Keep diffusers' and transformers' remarks for `--debug`; errors are always shown.
+
+        A library that is not imported yet takes its level from the environment.
+        """
         import logging
 
-        names = () if self.debug else ("diffusers", "transformers")
-        before = {name: logging.getLogger(name).level for name in names}
+        before = {name: logging.getLogger(name).level for name in _HOSTS}
+        environment = {f"{name.upper()}_VERBOSITY": "error" for name in _HOSTS}
+        mine = {name: value for name, value in environment.items() if name not in os.environ}
+        if self.debug:
+            before, mine = {}, {}
         try:
-            for name in names:
+            os.environ.update(mine)
+            for name in before:
                 logging.getLogger(name).setLevel(logging.ERROR)
             yield
         finally:
             for name, level in before.items():
                 logging.getLogger(name).setLevel(level)
+            for name in mine:
+                del os.environ[name]
 
 
 def _sentence(error: BaseException) -> str:

@@ -52,12 +52,16 @@ class Compiler:
         """The program of a region, made when the first of its kind is called."""
         key = id(region) if self.freeze else (signature(region.module), first_shapes)
         if key not in self._programs:
-            self._programs[key] = Program(self)
+            self._programs[key] = Program(self, type(region.module).forward)
         return self._programs[key]
 
     def compile_graph(self, graph: Any, inputs: Any) -> Callable[..., Any]:
         """The Dynamo backend: the one that was chosen, and a count of each run of what it made."""
-        run = self._backend()(graph, inputs)
+        with warnings.catch_warnings():
+            # Inductor's own modules use deprecated parts of torch, which a user can't mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            run = self._backend()(graph, inputs)
         self.record.ran["compilations"] += 1
 
         def counted(*args: Any) -> Any:
@@ -127,9 +131,10 @@ class Program:
     ninth variant on all would silently run eagerly.
     """
 
-    def __init__(self, compiler: Compiler) -> None:
+    def __init__(self, compiler: Compiler, forward: Callable[..., Any]) -> None:
         self.dead = False
         self._compiler = compiler
+        self._forward = forward
         self._fullgraph = True
         self._renewals = 0
         self._compilations = 0
@@ -140,7 +145,7 @@ class Program:
         import torch
 
         self._run = torch.compile(
-            _own_code(self._compiler.name),
+            _own_code(self._compiler.name, self._forward),
             backend=self._compiler.compile_graph,
             dynamic=self._compiler.dynamic,
             fullgraph=self._fullgraph,
@@ -212,15 +217,15 @@ class Program:
         )
 
 
-def _own_code(name: str) -> Callable[..., Any]:
-    """A function that calls a module's stock forward, with a code object that no other has."""
+def _own_code(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls `forward`, a class's own, with a code object that no other has."""
+
+    def run(module: Any, *args: Any, **kwargs: Any) -> Any:
+        return forward(module, *args, **kwargs)
+
     label = re.sub(r"\W", "_", f"{name}_{uuid.uuid4().hex[:8]}")
-    code = _stock_forward.__code__.replace(co_name=label)
-    return types.FunctionType(code, globals(), label)
-
-
-def _stock_forward(module: Any, *args: Any, **kwargs: Any) -> Any:
-    return type(module).forward(module, *args, **kwargs)
+    code = run.__code__.replace(co_name=label)
+    return types.FunctionType(code, globals(), label, None, run.__closure__)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from sdaccel.benchmarks import architectures, workloads
 from sdaccel.benchmarks.twin import twin
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from sdaccel.benchmarks import overheads, provenance
 from sdaccel.benchmarks.__main__ import BAD_INPUT, INTERRUPTED, main
 from sdaccel.benchmarks.alone import measure_alone

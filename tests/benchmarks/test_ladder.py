@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from sdaccel.benchmarks import measure
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
 from sdaccel.benchmarks.ladder import Ladder, Options
@@ -123,7 +124,7 @@ def test_a_rung_that_writes_into_stocks_weights_stops_the_run() -> None:
     def vandalise(pipe: Any) -> None:
         pipe.unet.conv_in.weight.data.mul_(1.1)
 
-    with pytest.raises(BenchmarkError, match="Stock's output changed while .*vandal"):
+    with pytest.raises(BenchmarkError, match=r"Stock's output changed while .*vandal"):
         climb(planted("vandal", vandalise, "approximate"))
 
 

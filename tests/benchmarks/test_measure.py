@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
+
 from sdaccel.benchmarks import measure
 
 

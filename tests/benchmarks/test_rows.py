@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from sdaccel.benchmarks import tables
 from sdaccel.benchmarks.errors import ResultsError
 from sdaccel.benchmarks.rows import Results, Row

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import Any
+import sys
 
 import pytest
 import torch
+
 from sdaccel import device, malloc
 from sdaccel.benchmarks import peers, rungs
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
@@ -30,7 +30,7 @@ def test_16_bit_is_skipped_with_the_reason_where_the_machine_is_slower_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     choice = device.DtypeChoice(torch.float32, "bfloat16 is slow here")
-    monkeypatch.setattr(device, "faster_dtype", lambda where: choice)
+    monkeypatch.setattr(device, "faster_dtype", lambda _: choice)
     tiny = workload("tiny")
     with (
         pytest.raises(Skip, match=r"Bfloat16 is slow here\."),
@@ -41,7 +41,7 @@ def test_16_bit_is_skipped_with_the_reason_where_the_machine_is_slower_in_it(
 
 def test_16_bit_is_taken_where_the_machine_is_faster_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = device.DtypeChoice(torch.bfloat16, "it is fast here")
-    monkeypatch.setattr(device, "faster_dtype", lambda where: choice)
+    monkeypatch.setattr(device, "faster_dtype", lambda _: choice)
     tiny = workload("tiny")
     with rungs.rung("stock-16bit").open(tiny.build(), tiny) as opened:
         assert opened.pipe.unet.dtype == opened.pipe.vae.dtype == torch.bfloat16
@@ -69,14 +69,7 @@ def test_the_allocator_is_on_within_the_rungs_surroundings_alone() -> None:
 def test_openvino_is_skipped_with_a_way_to_get_it_where_it_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = builtins.__import__
-
-    def without_openvino(name: str, *rest: Any, **named: Any) -> Any:
-        if name == "openvino":
-            raise ImportError(name)
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without_openvino)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     tiny = workload("tiny")
     pipe = tiny.build()
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,23 +27,20 @@ def to_tensor(pictures: np.ndarray, device: str) -> Tensor:
     return (tensor / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def train_autoencoder(folder: Path, recipe: Recipe, batch_size: int, pictures: int) -> None:
+def train_autoencoder(folder: Path, recipe: Recipe, pictures: int, **changes: Any) -> None:
     """Train encoder and decoder on L1, L2 and a small KL, and log PSNR on held-out scenes."""
     torch.manual_seed(recipe.seed)
     data = render_pictures(folder / "pictures.npy", pictures, recipe.seed)
-    modules = nn.ModuleDict({"autoencoder": build_autoencoder()})
+    modules = nn.ModuleDict({"autoencoder": build_autoencoder(**changes)})
     loop = Loop("autoencoder", modules.to(memory_format=torch.channels_last), recipe, folder)
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = draw_batch(data, batch_size, generator)
+        batch = draw_batch(data, recipe.batch_share, generator)
         posterior = modules["autoencoder"].encode(batch).latent_dist
         decoded = modules["autoencoder"].decode(posterior.sample(generator)).sample
         square = functional.mse_loss(decoded, batch)
-        absolute, kl = (
-            functional.l1_loss(decoded, batch),
-            posterior.kl().mean() / posterior.mean[0].numel(),
-        )
-        loss = absolute + square + KL_WEIGHT * kl
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = functional.l1_loss(decoded, batch) + square + KL_WEIGHT * kl
         return {"loss": loss, "kl": kl, "psnr": -10 * (square.detach() / 4).log10()}
 
     loop.run(losses, lambda: {"held_out_psnr": held_out_psnr(loop.average["autoencoder"])}, 3)
@@ -68,7 +66,7 @@ def held_out_psnr(autoencoder: nn.Module, count: int = 128) -> float:
     return float(-10 * torch.cat(errors).log10().mean())
 
 
-def refine_decoder(folder: Path, recipe: Recipe, batch_size: int, pictures: int) -> None:
+def refine_decoder(folder: Path, recipe: Recipe, pictures: int) -> None:
     """Train the decoder alone, on latents with a little noise, so that drawn ones decode cleanly.
 
     The encoder stays as it is, so a UNet trained on its latents still fits.
@@ -82,7 +80,7 @@ def refine_decoder(folder: Path, recipe: Recipe, batch_size: int, pictures: int)
     loop = Loop("decoder", modules, recipe, folder)
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = draw_batch(data, batch_size, generator)
+        batch = draw_batch(data, recipe.batch_share, generator)
         with torch.no_grad():
             latents = modules["autoencoder"].encode(batch).latent_dist.mode()
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)

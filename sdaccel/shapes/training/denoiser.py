@@ -42,7 +42,6 @@ class LayoutHead(nn.Module):
 def train_unet(
     folder: Path,
     recipe: Recipe,
-    batch_size: int,
     data: dict[str, np.ndarray],
     encode_text: Callable[[Tensor], Tensor],
     evaluate: Callable[[nn.Module], dict[str, Any]],
@@ -62,7 +61,7 @@ def train_unet(
     alphas = build_scheduler().alphas_cumprod.to(recipe.device)
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = draw_batch(data, batch_size, generator)
+        batch = draw_batch(data, recipe.batch_share, generator)
         noisy, timesteps, velocity = diffuse(batch["latents"], alphas, generator)
         features.clear()
         predicted = modules["unet"](noisy, timesteps, encode_text(batch["tokens"])).sample

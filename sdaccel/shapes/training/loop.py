@@ -26,8 +26,12 @@ LossFunction = Callable[[nn.ModuleDict, torch.Generator], Losses]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train one stage; it ends after `steps` steps or `minutes`, whichever is first."""
+    """How to train one stage; it ends after `steps` steps or `minutes`, whichever is first.
 
+    `batch_size` counts the pictures (or prompts) of a step over all processes.
+    """
+
+    batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warm_up: int = 100
@@ -39,6 +43,11 @@ class Recipe:
     save_minutes: float = 3.0
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def batch_share(self) -> int:
+        """How many pictures of a step this process computes."""
+        return max(1, self.batch_size // parallel.world())
 
 
 class Loop:
@@ -85,8 +94,8 @@ class Loop:
                 saved = self.seconds
                 self.log(running)
                 self.save()
-        self.log({**running, **(evaluate() if evaluate else {})})
         self.save()
+        self.log({**running, **(evaluate() if evaluate else {})})
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -107,7 +116,12 @@ class Loop:
         """Append a line to the curve."""
         if parallel.rank():
             return
-        line = {"step": self.step, "minutes": round(self.seconds / 60, 2), **numbers}
+        line = {
+            "step": self.step,
+            "pictures": self.step * self.recipe.batch_size,
+            "minutes": round(self.seconds / 60, 2),
+            **numbers,
+        }
         self.curve.parent.mkdir(parents=True, exist_ok=True)
         with self.curve.open("a") as curve:
             curve.write(json.dumps(line) + "\n")
@@ -148,7 +162,9 @@ class Loop:
         rate = self.recipe.learning_rate * rate_at(self.recipe, self.step, float(share))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        found = losses(self.modules, generator)
+        kind = torch.device(self.recipe.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            found = losses(self.modules, generator)
         self.optimizer.zero_grad(set_to_none=True)
         found["loss"].backward()
         weights = [weight for weight in self.modules.parameters() if weight.grad is not None]

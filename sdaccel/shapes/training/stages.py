@@ -60,9 +60,7 @@ def encode(folder: Path, count: int, seed: int, device: str) -> None:
     encode_dataset(folder / "latents", autoencoder, build_tokenizer(), count, seed)
 
 
-def unet(
-    folder: Path, recipe: Recipe, batch_size: int, evaluate_minutes: float, evaluate_count: int
-) -> None:
+def unet(folder: Path, recipe: Recipe, evaluate_minutes: float, evaluate_count: int) -> None:
     """Train the UNet, measuring the averaged one's fidelity on the way."""
     tokenizer = build_tokenizer()
     text_encoder = trained(folder, "text", "text", build_text_encoder(tokenizer))
@@ -78,7 +76,7 @@ def unet(
         return shared_fidelity(pipe, evaluate_count)
 
     data = load_dataset(folder / "latents", tokenizer)
-    train_unet(folder, recipe, batch_size, data, encode_text, evaluate, evaluate_minutes)
+    train_unet(folder, recipe, data, encode_text, evaluate, evaluate_minutes)
 
 
 def shared_fidelity(pipe: Any, count: int) -> dict[str, Any]:
@@ -108,7 +106,9 @@ def export(folder: Path, target: Path) -> None:
     )
     new, old = target.with_name(target.name + ".new"), target.with_name(target.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
-    pipe.to(torch.float16).save_pretrained(new, safe_serialization=True)
+    for module in (pipe.vae, pipe.text_encoder, pipe.unet):
+        nn.Module.to(module, torch.float16)
+    pipe.save_pretrained(new, safe_serialization=True)
     if target.exists():
         for kept in target.glob("*.md"):
             shutil.copy(kept, new)

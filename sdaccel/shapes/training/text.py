@@ -65,7 +65,7 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
     return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def train_text(folder: Path, recipe: Recipe, batch_size: int) -> None:
+def train_text(folder: Path, recipe: Recipe) -> None:
     """Train the text encoder on prompts of the training side."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
@@ -76,7 +76,7 @@ def train_text(folder: Path, recipe: Recipe, batch_size: int) -> None:
         rng = np.random.default_rng(
             int(torch.randint(2**40, (), generator=generator, device=device))
         )
-        scenes = _training_scenes(rng, batch_size)
+        scenes = _training_scenes(rng, recipe.batch_share)
         tokens = token_ids(tokenizer, [scene.prompt for scene in scenes]).to(device)
         wanted = torch.from_numpy(np.stack([answers(scene) for scene in scenes])).to(device)
         scores = modules["questions"](modules["text"](tokens).last_hidden_state)

@@ -30,14 +30,12 @@ def load(
     import torch
     from diffusers import StableDiffusionPipeline
 
-    return StableDiffusionPipeline.from_pretrained(
-        str(_FOLDER / name),
-        **{
-            "torch_dtype": dtype or torch.float32,
-            "safety_checker": None,
-            "feature_extractor": None,
-            "requires_safety_checker": False,
-            "local_files_only": True,
-            **kwargs,
-        },
+    settings = {"requires_safety_checker": False, "local_files_only": True, **kwargs}
+    pipe = StableDiffusionPipeline.from_pretrained(
+        str(_FOLDER / name), safety_checker=None, feature_extractor=None, **settings
     )
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            # Module.to, because from_pretrained renamed its keyword for the dtype in 2026.
+            torch.nn.Module.to(component, dtype or torch.float32)
+    return pipe
