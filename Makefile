@@ -37,6 +37,8 @@ types: setup  ## Check the types
 	    --cache-dir $(CURDIR)/.mypy_cache -p sdaccel
 
 bench: setup  ## Measure: rows land under benchmarks/results/
+	@$(BIN)/python -m pip install --quiet --quiet -r requirements/peers.txt || \
+	    echo "Not every peer could be installed: its rows will say that it was skipped."
 	$(BIN)/python -m sdaccel.benchmarks
 
 gpu: setup  ## Run the tests that need a GPU

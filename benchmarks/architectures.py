@@ -66,7 +66,7 @@ TINY_VAE: Configuration = {
 }
 """Two models that run in milliseconds, to try the harness itself."""
 
-_POOL = 4_194_319
+_POOL = 1_048_583
 """Distinct random values: a prime, so that no two rows of a matrix come out alike."""
 
 
@@ -120,7 +120,7 @@ def draw_weights(model: torch.nn.Module, seed: int) -> None:
         pool = torch.empty(_POOL).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
         start = 0
         for name, parameter in model.named_parameters():
-            for piece, values in _slices(parameter.view(-1), pool.roll(-start)):
+            for piece, values in _slices(parameter.view(-1), pool, start):
                 piece.copy_(values)
             start = (start + parameter.numel()) % _POOL
             if parameter.dim() > 1:
@@ -129,8 +129,11 @@ def draw_weights(model: torch.nn.Module, seed: int) -> None:
                 parameter.mul_(0.1).add_(1.0 if name.endswith("weight") else 0.0)
 
 
-def _slices(flat: torch.Tensor, pool: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The pieces of `flat` beside as many values of the pool, over and over."""
-    for start in range(0, flat.numel(), pool.numel()):
-        piece = flat[start : start + pool.numel()]
-        yield piece, pool[: piece.numel()]
+def _slices(
+    flat: torch.Tensor, pool: torch.Tensor, start: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The pieces of `flat` beside as many values of the pool, from `start` on, round and round."""
+    while flat.numel():
+        values = pool[start : start + flat.numel()]
+        yield flat[: values.numel()], values
+        flat, start = flat[values.numel() :], 0

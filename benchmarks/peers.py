@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -54,9 +55,10 @@ def openvino(
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     for module, (args, kwargs) in first_arguments(networks(pipe, names), call).items():
         function, tensors = positional(module, args, kwargs)
-        graph = ov.convert_model(
-            function, example_input=tensors, input=[list(each.shape) for each in tensors]
-        )
+        shapes = [list(each.shape) for each in tensors]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing fixes the shapes, which is what is wanted
+            graph = ov.convert_model(function, example_input=tensors, input=shapes)
         _stand_in(module, ov.compile_model(graph, "CPU", options))
     yield
 

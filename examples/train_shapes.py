@@ -45,6 +45,8 @@ def run(stage: str, options: argparse.Namespace) -> None:
         return stages.encode(folder, options.scenes, options.seed, device)
     if stage == "export":
         return stages.export(folder, Path(options.target or folder / "pipeline"))
+    if stage == "pack":
+        return stages.pack(folder, Path(options.target or folder / "packed"))
     recipe = replace(RECIPES[stage], seed=options.seed, device=device)
     if options.batch_size:
         recipe = replace(recipe, batch_size=options.batch_size)
@@ -64,9 +66,9 @@ def run(stage: str, options: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line and run the stages, each in its workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("all", *STAGES))
+    parser.add_argument("stage", choices=("all", *STAGES, "pack"))
     parser.add_argument("--output", default="runs/shapes-unet", help="folder of checkpoints")
-    parser.add_argument("--target", help="folder to export to (default: OUTPUT/pipeline)")
+    parser.add_argument("--target", help="folder to export or pack into")
     parser.add_argument("--minutes", type=float, help="end the stage after so much training")
     parser.add_argument("--steps", type=int, help="end the stage after so many steps")
     parser.add_argument("--batch-size", type=int, help="pictures a step, in all processes")
@@ -80,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     workers = options.workers or (1 if options.device != "cpu" else os.cpu_count() or 1)
     for stage in STAGES if options.stage == "all" else (options.stage,):
-        alone = stage in ("text", "export")
+        alone = stage in ("text", "export", "pack")
         parallel.launch(run, 1 if alone else workers, stage, options)
 
 

@@ -111,12 +111,13 @@ class Acceleration:
     plan: Plan
     target: Target
     patch: Patch
+    device: str
     records: list[PassRecord] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
     def covers(self, target: Target) -> bool:
-        """Whether the pipe still consists of the same objects."""
-        return _parts(self.target) == _parts(target)
+        """Whether the pipe still consists of the same objects, on the same device."""
+        return _parts(self.target) == _parts(target) and self.device == str(target.device)
 
     def report(self) -> Report:
         """A snapshot for the user."""
@@ -133,9 +134,14 @@ class Acceleration:
 
     def run(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call of the pipe, watched: see `guard`."""
+        pipe = self.target.pipe
+        guard.check_prompt(pipe, args, kwargs)
+        if str(self.target.device) != self.device:
+            events = [*self.events, f"moved to {self.target.device}: the plan was applied anew"]
+            return self._succeed(self.plan, events, args, kwargs)
         self._notice_replacements()
         lossy = [r.name for r in self.records if r.applied and r.effect != Effect.EXACT.value]
-        randomness = guard.Randomness(self.target.pipe, args, kwargs) if lossy else None
+        randomness = guard.Randomness(pipe, args, kwargs) if lossy else None
         result, finite = self._watched(call, args, kwargs)
         if finite:
             return result
@@ -144,8 +150,14 @@ class Acceleration:
             return result
         self._tell(f"A generation ended in NaN or Inf: it runs again without {', '.join(lossy)}.")
         randomness.rewind()
-        pipe, events = self.target.pipe, self.events
-        accelerate(pipe, self.plan.without(*lossy))
+        return self._succeed(self.plan.without(*lossy), self.events, args, kwargs)
+
+    def _succeed(
+        self, plan: Plan, events: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Put another acceleration in the place of this one, and let it make the call."""
+        pipe = self.target.pipe
+        accelerate(pipe, plan)
         if (successor := _acceleration_of(pipe)) is not None:
             successor.events[:0] = events
         return type(pipe).__call__(pipe, *args, **kwargs)
@@ -195,7 +207,7 @@ def _parts(target: Target) -> list[int]:
 
 def _apply(plan: Plan, target: Target, strict: bool) -> None:
     """Apply all passes or none."""
-    acceleration = Acceleration(plan, target, Patch())
+    acceleration = Acceleration(plan, target, Patch(), str(target.device))
     patch = acceleration.patch
     for part in _owners(target):
         release(part, None)

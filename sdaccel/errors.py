@@ -23,7 +23,7 @@ class ModelNotFoundError(SdaccelError):
     """No pipeline can be loaded from the name or the folder given."""
 
 
-class InputError(SdaccelError):
+class InputError(SdaccelError, ValueError):
     """A prompt, a size or another generation argument that the model cannot take."""
 
 

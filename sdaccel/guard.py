@@ -1,4 +1,6 @@
-"""A generation that ends in NaN or Inf is caught once, at its end.
+"""What stands around a call of the pipe: its prompt is text, and its result is finite.
+
+A generation that ends in NaN or Inf is caught once, at its end.
 
 The flags are computed on the device as the values come by and read together when the pipe is done:
 one wait for the device a generation, none a step.
@@ -10,6 +12,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from .errors import InputError
 from .patch import Patch, same_name_subclass
 
 if TYPE_CHECKING:
@@ -43,12 +46,28 @@ def _finite(value: Any) -> Any:
     return torch.isfinite(value).all()
 
 
+def check_prompt(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `InputError` for a prompt that isn't text, before anything is computed."""
+    prompt = _argument("prompt", pipe, args, kwargs)
+    several = prompt if isinstance(prompt, (list, tuple)) else [prompt]
+    for each in several:
+        if each is not None and not isinstance(each, (str, list, tuple, dict)):
+            raise InputError(
+                f"A prompt is text, or a list of texts, not {type(each).__name__}: {each!r:.40}."
+            )
+
+
+def _argument(name: str, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An argument of a pipe's call, however it was passed; None where it was not."""
+    bound = inspect.signature(type(pipe).__call__).bind_partial(pipe, *args, **kwargs)
+    return bound.arguments.get(name)
+
+
 class Randomness:
     """The state of every generator that a call draws from, to be able to draw the same again."""
 
     def __init__(self, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.signature(type(pipe).__call__).bind_partial(pipe, *args, **kwargs)
-        given = bound.arguments.get("generator")
+        given = _argument("generator", pipe, args, kwargs)
         several = given if isinstance(given, (list, tuple)) else [given]
         self._generators = [each for each in several if each is not None]
         self._states = [each.get_state() for each in self._generators]

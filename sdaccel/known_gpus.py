@@ -6,16 +6,17 @@ in fp32, as PyTorch does. On GeForce cards that halves fp16, bf16 and fp8 (an RT
 run both at one rate. int8 accumulates in int32 and is halved nowhere. None means that the chip has
 no such matrix unit.
 
-Sources, all vendor documents:
+The figures are the vendors', partly taken from listings that quote them; look at the document
+itself before publishing on one of them:
   NVIDIA data sheets of V100, T4, A10, A30, A40, A100, L4, L40, L40S, H100, H200, GH200, RTX A6000,
   RTX 6000 Ada; DGX B200, GB200 NVL72, HGX B300 and GB300 NVL72 specifications (per GPU: the
   system's figure over its GPUs); GA102 whitepaper (RTX 30), Ada whitepaper (RTX 40), RTX Blackwell
-  and RTX PRO Blackwell whitepapers (RTX 50, PRO); AWS and NVIDIA for the A10G; AMD data sheets of
-  MI210, MI250X, MI300A, MI300X, MI325X, MI350X, MI355X, Radeon RX 7900 XT, RX 7900 XTX, PRO W7900
-  and RX 9070 XT.
+  and RTX PRO Blackwell whitepapers (RTX 50, PRO; the server edition scaled by its fp32 rate); AWS
+  and NVIDIA for the A10G; AMD data sheets of MI210, MI250X, MI300A, MI300X, MI325X, MI350X, MI355X,
+  Radeon RX 7900 XT, RX 7900 XTX, PRO W7900 and RX 9070 XT.
 An MI250X is two devices to PyTorch; its row is one of them. Blackwell Ultra (B300, GB300) kept only
-a thirtieth of Blackwell's int8. Real matmuls reach 75 to 85% of these rates (an H200 measured 770
-to 800 of 989).
+a thirtieth of Blackwell's int8. An H200's bf16 matmul of random
+numbers measured 770 to 800 of its 989.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 glibc gives blocks above its mmap threshold (at most 32 MiB by itself) back on free, and trims the
 top of its heap. A convolution's activations are such blocks: each layer gets fresh pages, and the
 kernel zeroes them again, one page fault per 4 KiB. `mallopt(M_MMAP_MAX, 0)` makes blocks come from
-the heap, and `mallopt(M_TRIM_THRESHOLD, -1)` stops the trimming. M_MMAP_THRESHOLD is not the tool:
-glibc before 2.35 refuses more than 32 MiB for it. M_TOP_PAD made no difference to the faults.
+the heap, and `mallopt(M_TRIM_THRESHOLD, -1)` stops the trimming. M_MMAP_THRESHOLD is not
+the tool: its documented maximum is 32 MiB, though glibc 2.36 takes more. M_TOP_PAD made no
+difference to the faults.
 
 Measured on an AMD EPYC (Zen 3), 2 cores, glibc 2.36, torch 2.13, fp32, per forward, median of 4,
 minor faults and seconds of system time (the machine was shared: its wall times scatter by more than
@@ -16,10 +17,17 @@ the effect, 1.28 s a decode):
     after its undo                     389         0.004     68,052        0.226     864 MiB
     the environment, from the start      0         0.000          0        0.004    1025 MiB
 
+The last row was measured with MALLOC_MMAP_THRESHOLD_=4294967296, MALLOC_TRIM_THRESHOLD_=8589934592
+and MALLOC_TOP_PAD_=268435456; `launcher_environment` names what the run-time call sets, and a loop
+of 40 MiB tensors settles alike with either.
+
 So run time and environment do the same; the environment also covers what runs before the call. In a
 thread other than the main one the first forwards still grow that thread's heaps (10,192 -> 5,910
 and 69,640 -> 2,092 faults). Transparent huge pages (THP_MEM_ALLOC_ENABLE=1, read by torch at its
 start) cut the UNet's faults to 7,186 alone and add nothing once memory is kept.
+
+After an undo, blocks that fit a hole of the heap still come from there; larger ones are mapped
+anew.
 
 The price is memory: what the process once used, it holds until the undo. At first it grows by more
 than it needs: torch asks for aligned blocks, glibc's thread cache holds on to the few bytes it cuts
@@ -44,7 +52,7 @@ from .errors import SdaccelError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # <malloc.h>
 
-# Any mallopt call freezes glibc's dynamic thresholds for good, and frozen at their first values
+# Setting any of these freezes glibc's dynamic thresholds for good, and frozen at their first values
 # (128 KiB) they cost three times the default's faults (303,182 against 90,019 a VAE decode). An
 # undo therefore sets what the dynamic ones grow to in a process that frees large blocks: 4 MiB
 # times sizeof(long), and twice that for trimming.

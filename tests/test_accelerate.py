@@ -13,7 +13,7 @@ import tiny
 import torch
 
 import sdaccel
-from sdaccel.errors import PassError, SdaccelWarning, TargetError
+from sdaccel.errors import InputError, PassError, SdaccelWarning, TargetError
 from sdaccel.passes import Effect, Pass
 from sdaccel.passes.no_ops import NoOps
 
@@ -310,3 +310,22 @@ def test_a_saved_pipe_loads_in_stock_diffusers(pipe: Any, tmp_path: Any) -> None
     loaded.set_progress_bar_config(disable=True)
     assert type(loaded) is StableDiffusionPipeline
     assert np.array_equal(tiny.draw(loaded), picture)
+
+
+def test_a_pipe_that_was_moved_gets_its_plan_anew(pipe: Any) -> None:
+    picture = tiny.draw(pipe)
+    sdaccel.accelerate(pipe, EAGER)
+    first = pipe.__dict__["_sdaccel"]
+    first.device = "cuda:0"
+    assert np.abs(tiny.draw(pipe) - picture).max() < 1e-4
+    assert pipe.__dict__["_sdaccel"] is not first
+    assert "moved to cpu" in str(sdaccel.report(pipe))
+    assert sdaccel.report(pipe).calls["unet"] == 2
+
+
+@pytest.mark.parametrize("prompt", [3, b"bytes", ["a cat", 4], torch.zeros(1)])
+def test_a_prompt_that_is_not_text_is_refused_before_anything_runs(pipe: Any, prompt: Any) -> None:
+    sdaccel.accelerate(pipe, EAGER)
+    with pytest.raises(InputError, match="A prompt is text"):
+        tiny.draw(pipe, prompt=prompt)
+    assert not sdaccel.report(pipe).calls

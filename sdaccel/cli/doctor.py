@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine reached just now: TFLOP/s of a matmul by dtype, GB/s of a copy."""
+    """What this machine reached just now: TFLOP/s of a matmul by dtype, GB/s of a copy.
+
+    `load` is the number of processes that wanted a core over the last minute before, None where
+    the system doesn't say.
+    """
 
     matmul: dict[str, float]
     copy: float
     threads: int
+    load: float | None
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -65,13 +71,14 @@ def _measure() -> Ceilings:
 
     from .. import device as devices
 
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tqdm(total=len(models.DTYPES) + 1, desc="measuring", leave=False) as bar:
         matmul = {}
         for name in models.DTYPES:
             matmul[name] = devices.matmul_ceiling(None, getattr(torch, name)) / 1e12
             bar.update()
         copy = devices.copy_ceiling(None) / 1e9
-    return Ceilings(matmul, copy, torch.get_num_threads())
+    return Ceilings(matmul, copy, torch.get_num_threads(), load)
 
 
 def _data_sheet(machine: Device) -> dict[str, Any] | None:
@@ -112,7 +119,7 @@ def _machine_facts(machine: Device, ceilings: Ceilings) -> list[tuple[str, str]]
     facts = [
         ("device", f"{machine.kind}: {machine.name} {machine.architecture}".strip()),
         ("instruction sets", ", ".join(machine.instruction_sets) or "none of interest"),
-        ("cores", f"{machine.cores}, torch uses {ceilings.threads} threads"),
+        ("cores", f"{machine.cores}, torch uses {ceilings.threads}"),
         (
             "memory",
             f"{machine.memory_total / gigabyte:.1f} GB, "
@@ -122,6 +129,11 @@ def _machine_facts(machine: Device, ceilings: Ceilings) -> list[tuple[str, str]]
         ("matmul, measured", f"{matmul} TFLOP/s"),
         ("copy, measured", f"{ceilings.copy:.3g} GB/s read and written"),
     ]
+    if ceilings.load is not None and ceilings.load > machine.cores:
+        busy = (
+            f"{ceilings.load:.0f} processes wanted {machine.cores} cores: measured figures are low"
+        )
+        facts.append(("busy", busy))
     if sheet:
         facts.append(("data sheet", f"{sheet['bf16']} TFLOP/s bf16, {sheet['bandwidth']} GB/s"))
     return facts

@@ -1,4 +1,11 @@
-"""Compiled denoisers and decoders."""
+"""Compiled denoisers and decoders.
+
+Regional where code can be shared: a kind of block is compiled once for all that are like it, so a
+model of 57 blocks takes as long as one of two. Frozen weights can't be shared, so a frozen model is
+compiled as one graph. Freezing is what pays on a CPU: SD1.5's UNet in bf16 takes 1.91 s compiled
+and 1.67 s frozen where eager takes 1.8 to 2.05, PixArt-Sigma 2.27 and 1.85 where eager takes 2.40
+(2 AMX cores of a Xeon, torch 2.13). It costs a packed copy of the weights.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..device import describe
 from .base import Effect, Pass
 from .compiled import Compiler, Region
 from .regions import repeated_blocks
@@ -30,7 +38,7 @@ class Compile(Pass):
 
     What matters:
         scope: "regional" compiles a model's repeated blocks, each kind once, "whole" the model as
-            one graph; "auto" picks what measures better on the device.
+            one graph; "auto" is "whole" where weights are frozen, else "regional".
         vae: compile decoding as well.
     For tinkering:
         freeze: compile the weights in as constants, in the order that the library likes best; None
@@ -66,39 +74,46 @@ class Compile(Pass):
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
         kinds: tuple[Any, ...] = ("denoiser", "vae") if self.vae else ("denoiser",)
-        regions: list[Region] = []
         for component, model in target.each(record, *kinds):
             reason = _unfit(component, model)
             if reason is not None:
                 record.refuse(component.name, reason)
                 continue
             with patch.scope(model):
-                regions += self._compile(component, target, patch, record)
-        _watch_weights(regions, target, patch, record)
+                self._compile(component, target, patch, record)
+        _watch_weights(target, patch, record)
 
     def _compile(
         self, component: Component, target: Target, patch: Patch, record: PassRecord
-    ) -> list[Region]:
-        model, on_cpu = component.entry, target.device.type == "cpu"
-        freeze = self.freeze if self.freeze is not None else on_cpu
-        compiler = Compiler(
-            component.name, record, self.backend, self.mode, self.dynamic, freeze=freeze
-        )
-        whole = self.scope == "whole" or (self.scope == "auto" and on_cpu)
-        blocks = [] if whole else [block for _, block in repeated_blocks(model)]
-        blocks = [each for each in blocks if "forward" not in each.__dict__]
-        changed = f"{component.name} blocks" if blocks else f"{component.name} whole"
+    ) -> None:
+        name, entry, on_cpu = component.name, component.entry, target.device.type == "cpu"
+        freeze = self.freeze
+        if freeze is None:
+            freeze = on_cpu and _has_room(entry, record, name)
+        compiler = Compiler(name, record, self.backend, self.mode, self.dynamic, freeze=freeze)
+        whole = self.scope == "whole" or (self.scope == "auto" and on_cpu and freeze)
+        found = [] if whole else [block for _, block in repeated_blocks(entry)]
+        blocks = [each for each in found if "forward" not in each.__dict__]
+        if len(blocks) < len(found):
+            record.note(f"{name}: {len(found) - len(blocks)} blocks with hooks are left alone")
         _forget_marks(component.module, patch)
-        regions = [Region(each, compiler) for each in blocks or [model]]
-        for region in regions:
-            patch.set(region.module, "forward", region)
-            target.compiled.update(id(each) for each in region.module.modules())
-        record.changed[changed] = len(regions)
-        return regions
+        for module in blocks or [entry]:
+            patch.set(module, "forward", Region(module, compiler))
+            target.compiled.update(id(each) for each in module.modules())
+        record.changed[f"{name} blocks" if blocks else f"{name} as a whole"] = len(blocks) or 1
 
 
-def _watch_weights(regions: list[Region], target: Target, patch: Patch, record: PassRecord) -> None:
-    """When a generation begins, throw away code that holds weights which have changed since."""
+def _watch_weights(target: Target, patch: Patch, record: PassRecord) -> None:
+    """When a generation begins, throw away code that holds weights which have changed since.
+
+    Models that another pipe has compiled and shares with this one are looked at too.
+    """
+    forwards = [
+        module.__dict__.get("forward")
+        for component in target.components
+        for module in component.module.modules()
+    ]
+    regions = [each for each in forwards if isinstance(each, Region)]
     listeners = target.clock.listeners
 
     def renew() -> None:
@@ -109,6 +124,17 @@ def _watch_weights(regions: list[Region], target: Target, patch: Patch, record: 
 
     patch.on_undo(lambda: listeners.remove(renew))
     listeners.append(renew)
+
+
+def _has_room(module: torch.nn.Module, record: PassRecord, name: str) -> bool:
+    """Whether memory suffices for a second, packed copy of the weights; tells what it may take."""
+    needed = sum(each.numel() * each.element_size() for each in module.parameters())
+    free = describe(next(module.parameters()).device).memory_available
+    if needed > free / 2:
+        record.note(f"{name}: weights not frozen, {needed / 1e9:.1f} GB of packed copies won't fit")
+        return False
+    record.note(f"{name}: packed copies of its weights take up to {needed / 1e6:.0f} MB")
+    return True
 
 
 def _forget_marks(module: torch.nn.Module, patch: Patch) -> None:

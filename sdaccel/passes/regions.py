@@ -24,7 +24,7 @@ def repeated_blocks(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]
 
 
 def signature(module: torch.nn.Module) -> Hashable:
-    """Equal for modules that the same compiled code can serve: same classes, same weights' layout."""
+    """Equal for modules that the same code can serve: same classes, same layout of weights."""
     classes = tuple(type(each) for each in module.modules())
     weights = tuple(
         (name, tuple(each.shape), each.stride(), each.dtype)

@@ -101,7 +101,7 @@ def nearest_colours(pixels: np.ndarray) -> np.ndarray:
     lab = _lab(pixels.reshape(-1, 3))
     distances = ((lab[:, None] - references[None]) ** 2).sum(-1)
     nearest = distances.reshape(len(lab), len(LIGHTS), -1).min(1).argmin(1)
-    return nearest.reshape(pixels.shape[:2])
+    return np.asarray(nearest.reshape(pixels.shape[:2]))
 
 
 def connected(mask: np.ndarray) -> Iterator[np.ndarray]:
@@ -191,7 +191,7 @@ def _region(mask: np.ndarray, colours: np.ndarray) -> Region:
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    core = mask.copy()
+    core: np.ndarray = mask.copy()
     core[1:] &= mask[:-1]
     core[:-1] &= mask[1:]
     core[:, 1:] &= mask[:, :-1]

@@ -39,13 +39,13 @@ class Placed:
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance from each point to the outline of a shape of radius 1."""
     if shape == "circle":
-        return np.hypot(x, y) - 1.0
+        return np.asarray(np.hypot(x, y) - 1.0)
     if shape == "ring":
-        return np.abs(np.hypot(x, y) - 0.76) - 0.26
+        return np.asarray(np.abs(np.hypot(x, y) - 0.76) - 0.26)
     if shape == "square":
         return _box(x, y, 0.88, 0.88)
     if shape == "cross":
-        return np.minimum(_box(x, y, 1.0, 0.34), _box(x, y, 0.34, 1.0))
+        return np.asarray(np.minimum(_box(x, y, 1.0, 0.34), _box(x, y, 0.34, 1.0)))
     return _polygon(_TRIANGLE if shape == "triangle" else _STAR, x, y)
 
 
@@ -93,7 +93,7 @@ def _along(radii: list[float], jitter: np.ndarray) -> tuple[float, float]:
 def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
     over_x, over_y = np.abs(x) - half_width, np.abs(y) - half_height
     outside = np.hypot(np.maximum(over_x, 0), np.maximum(over_y, 0))
-    return outside + np.minimum(np.maximum(over_x, over_y), 0)
+    return np.asarray(outside + np.minimum(np.maximum(over_x, over_y), 0))
 
 
 def _polygon(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -107,4 +107,4 @@ def _polygon(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         squared = np.minimum(squared, distance)
         if edge_y:
             inside ^= ((y0 > y) != (y1 > y)) & (from_x < edge_x * from_y / edge_y)
-    return np.where(inside, -1.0, 1.0) * np.sqrt(squared)
+    return np.asarray(np.where(inside, -1.0, 1.0) * np.sqrt(squared))

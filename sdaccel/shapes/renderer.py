@@ -70,4 +70,4 @@ def _surface(
         for angle, wave, phase in zip(angles, waves, phases, strict=True)
     )
     lit = base * (1 + shade[..., None]) + 0.15 * shade[..., None]
-    return (lit + TEXTURE * texture[..., None]).astype(np.float32)
+    return np.asarray(lit + TEXTURE * texture[..., None], np.float32)

@@ -32,7 +32,11 @@ def build_tokenizer() -> CLIPTokenizer:
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
     tokens += ["".join(pair) for pair in merges] + [START, END]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,  # type: ignore[arg-type]
+        model_max_length=MAX_TOKENS,
+    )
 
 
 def _byte_letters() -> list[str]:

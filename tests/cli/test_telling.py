@@ -56,6 +56,14 @@ def test_doctor_measures_this_machine_and_names_every_pass(run: Any, model: str)
         assert word in outcome.out
 
 
+def test_doctor_says_when_a_busy_machine_makes_its_figures_low(
+    run: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for load, told in ((0.1, False), (1e4, True)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+        assert ("measured figures are low" in run("doctor", "--model", model).out) == told
+
+
 def test_a_missing_extra_comes_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -63,6 +63,17 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_never_stopped(tmp_path: Pa
             assert torch.equal(value, resumed[part][name])
 
 
+def test_a_run_without_its_optimizer_goes_on_and_warms_up_again(tmp_path: Path) -> None:
+    fitting(tmp_path, 5).run(fit_losses)
+    state = checkpoint(tmp_path, "fit")
+    del state["optimizer"]
+    torch.save(state, tmp_path / "fit.pt")
+    loop = fitting(tmp_path, 12)
+    assert (loop.step, loop.warm_from) == (5, 5)
+    loop.run(fit_losses)
+    assert checkpoint(tmp_path, "fit")["step"] == 12
+
+
 def test_a_stage_without_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give it steps or minutes"):
         Loop("fit", nn.ModuleDict(), Recipe(), tmp_path)
@@ -85,8 +96,10 @@ def test_training_the_text_encoder_lowers_its_loss(tmp_path: Path) -> None:
 
 
 def test_training_the_autoencoder_lowers_its_loss_and_the_decoder_alone_keeps_the_encoder(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sdaccel.shapes.training.autoencoder.held_out_psnr", lambda _: 0.0)
+
     def run(folder: Path, steps: int) -> None:
         recipe = Recipe(2, learning_rate=3e-3, steps=steps, warm_up=2, decay_share=0.0)
         train_autoencoder(folder, recipe, 8, block_out_channels=(8, 8, 16))

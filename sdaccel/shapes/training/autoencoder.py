@@ -32,12 +32,13 @@ def train_autoencoder(folder: Path, recipe: Recipe, pictures: int, **changes: An
     torch.manual_seed(recipe.seed)
     data = render_pictures(folder / "pictures.npy", pictures, recipe.seed)
     modules = nn.ModuleDict({"autoencoder": build_autoencoder(**changes)})
-    loop = Loop("autoencoder", modules.to(memory_format=torch.channels_last), recipe, folder)
+    loop = Loop("autoencoder", modules, recipe, folder)
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
         batch = draw_batch(data, recipe.batch_share, generator)
-        posterior = modules["autoencoder"].encode(batch).latent_dist
-        decoded = modules["autoencoder"].decode(posterior.sample(generator)).sample
+        autoencoder: Any = modules["autoencoder"]
+        posterior = autoencoder.encode(batch).latent_dist
+        decoded = autoencoder.decode(posterior.sample(generator)).sample
         square = functional.mse_loss(decoded, batch)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = functional.l1_loss(decoded, batch) + square + KL_WEIGHT * kl
@@ -53,7 +54,7 @@ def draw_batch(data: np.ndarray, batch_size: int, generator: torch.Generator) ->
 
 
 @torch.no_grad()
-def held_out_psnr(autoencoder: nn.Module, count: int = 128) -> float:
+def held_out_psnr(autoencoder: Any, count: int = 128) -> float:
     """Mean PSNR in dB of pictures of held-out prompts, encoded (mean) and decoded."""
     scenes = sample_scenes(np.random.default_rng(1), count, held_out=True)
     pictures = np.stack([render(scene, index) for index, scene in enumerate(scenes)])
@@ -76,15 +77,15 @@ def refine_decoder(folder: Path, recipe: Recipe, pictures: int) -> None:
     autoencoder = AutoencoderKL.from_pretrained(folder / "vae")
     autoencoder.encoder.requires_grad_(False)
     autoencoder.quant_conv.requires_grad_(False)
-    modules = nn.ModuleDict({"autoencoder": autoencoder}).to(memory_format=torch.channels_last)
+    modules = nn.ModuleDict({"autoencoder": autoencoder})
     loop = Loop("decoder", modules, recipe, folder)
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
         batch = draw_batch(data, recipe.batch_share, generator)
         with torch.no_grad():
-            latents = modules["autoencoder"].encode(batch).latent_dist.mode()
+            latents = autoencoder.encode(batch).latent_dist.mode()
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        decoded = modules["autoencoder"].decode(latents + LATENT_NOISE * noise).sample
+        decoded = autoencoder.decode(latents + LATENT_NOISE * noise).sample
         square = functional.mse_loss(decoded, batch)
         loss = functional.l1_loss(decoded, batch) + square
         return {"loss": loss, "psnr": -10 * (square.detach() / 4).log10()}

@@ -46,7 +46,8 @@ def render_pictures(path: Path, count: int, seed: int, size: int = 64) -> np.nda
             pictures[index] = render(sample_sized(rng), seed * 1_000_003 + index, size)
         np.save(path.with_suffix(".part.npy"), pictures)
         path.with_suffix(".part.npy").replace(path)
-    return np.load(path, mmap_mode="r")
+    stored: np.ndarray = np.load(path, mmap_mode="r")
+    return stored
 
 
 def layout(placed: Iterable[Placed], size: int) -> np.ndarray:

@@ -52,12 +52,9 @@ def train_unet(
     torch.manual_seed(recipe.seed)
     unet = build_unet(**unet_changes)
     head = LayoutHead(unet.config.block_out_channels[-2])
-    modules = nn.ModuleDict({"unet": unet, "layout": head}).to(memory_format=torch.channels_last)
-    loop = Loop("unet", modules, recipe, folder)
+    loop = Loop("unet", nn.ModuleDict({"unet": unet, "layout": head}), recipe, folder)
     features: list[Tensor] = []
-    loop.modules["unet"].up_blocks[-2].register_forward_hook(
-        lambda *call: features.append(call[-1])
-    )
+    unet.up_blocks[-2].register_forward_hook(lambda *call: features.append(call[-1]))
     alphas = build_scheduler().alphas_cumprod.to(recipe.device)
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:

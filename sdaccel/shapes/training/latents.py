@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
@@ -52,7 +52,7 @@ def encode_dataset(
         if not path.exists():
             indices = range(start, min(start + 2000, count))
             shard = _encode(autoencoder, tokenizer, indices, seed)
-            np.savez(path.with_suffix(".part.npz"), **shard)
+            np.savez(path.with_suffix(".part.npz"), **shard)  # type: ignore[arg-type]
             path.with_suffix(".part.npz").replace(path)
 
 
@@ -88,7 +88,7 @@ def _encode(
 
 
 @torch.no_grad()
-def _latents(autoencoder: nn.Module, pictures: list[np.ndarray]) -> np.ndarray:
+def _latents(autoencoder: AutoencoderKL, pictures: list[np.ndarray]) -> np.ndarray:
     device = str(next(autoencoder.parameters()).device)
     chunks = []
     for start in range(0, len(pictures), CHUNK):

@@ -62,6 +62,7 @@ class Loop:
         self.name, self.recipe = name, recipe
         self.checkpoint, self.curve = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.modules = modules.to(recipe.device)
+        self.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.modules).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(
             [weight for weight in modules.parameters() if weight.requires_grad],
@@ -69,7 +70,7 @@ class Loop:
             betas=(0.9, 0.99),
             weight_decay=recipe.weight_decay,
         )
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.warm_from = 0, 0.0, 0
         if self.checkpoint.exists():
             self._resume()
 
@@ -108,6 +109,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "warm_from": self.warm_from,
         }
         torch.save(state, self.checkpoint.with_suffix(".part"))
         self.checkpoint.with_suffix(".part").replace(self.checkpoint)
@@ -130,8 +132,12 @@ class Loop:
         state = torch.load(self.checkpoint, map_location=self.recipe.device, weights_only=True)
         self.modules.load_state_dict(state["modules"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.warm_from = state.get("warm_from", 0)
+        else:
+            self.warm_from = self.step
 
     def _share_done(self) -> float:
         by_step = self.step / self.recipe.steps if self.recipe.steps else 0.0
@@ -159,7 +165,9 @@ class Loop:
     def _update(self, losses: LossFunction, generator: torch.Generator) -> dict[str, float]:
         share = torch.tensor([self._share_done()])
         parallel.average([share])
-        rate = self.recipe.learning_rate * rate_at(self.recipe, self.step, float(share))
+        rate = self.recipe.learning_rate * rate_at(
+            self.recipe, self.step - self.warm_from, float(share)
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         kind = torch.device(self.recipe.device).type
@@ -168,7 +176,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         found["loss"].backward()
         weights = [weight for weight in self.modules.parameters() if weight.grad is not None]
-        parallel.average(weight.grad for weight in weights)
+        parallel.average(weight.grad for weight in weights if weight.grad is not None)
         nn.utils.clip_grad_norm_(weights, self.recipe.clip)
         self.optimizer.step()
         self._update_average()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 
 def launch(function: Callable[..., None], workers: int, *arguments: Any) -> None:
@@ -25,7 +26,7 @@ def launch(function: Callable[..., None], workers: int, *arguments: Any) -> None
         return
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{Path(folder, 'store')}"
-        torch.multiprocessing.spawn(_enter, (workers, meeting, function, arguments), workers)
+        spawn(_enter, (workers, meeting, function, arguments), workers)
 
 
 def rank() -> int:
@@ -61,7 +62,11 @@ def agree(flag: bool) -> bool:
 
 
 def _enter(
-    index: int, workers: int, meeting: str, function: Callable[..., None], arguments: tuple
+    index: int,
+    workers: int,
+    meeting: str,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     dist.init_process_group("gloo", init_method=meeting, rank=index, world_size=workers)

@@ -5,7 +5,8 @@ autoencoder   autoencoder.pt           encoder and decoder
 encode        vae/, latents/           standardised latents of many scenes
 unet          unet.pt                  the denoiser
 decoder       decoder.pt               the decoder again, on slightly wrong latents
-export        a diffusers folder       averages of all of them in fp16
+export        pipeline/                averages of all of them in fp16, a diffusers folder
+pack          packed/                  what another machine needs to train on
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from sdaccel.shapes.training.latents import encode_dataset, load_dataset, standa
 from sdaccel.shapes.training.loop import Recipe
 
 
-def trained(folder: Path, stage: str, key: str, module: nn.Module) -> nn.Module:
+def trained(folder: Path, stage: str, key: str, module: nn.Module) -> Any:
     """Fill a module with the averaged weights that a stage left in its checkpoint."""
     path = folder / f"{stage}.pt"
     if not path.exists():
@@ -69,7 +70,8 @@ def unet(folder: Path, recipe: Recipe, evaluate_minutes: float, evaluate_count: 
 
     @torch.no_grad()
     def encode_text(tokens: Tensor) -> Tensor:
-        return text_encoder(tokens).last_hidden_state
+        hidden_states: Tensor = text_encoder(tokens).last_hidden_state
+        return hidden_states
 
     def evaluate(averaged: nn.Module) -> dict[str, Any]:
         pipe = build_pipeline(autoencoder, text_encoder, tokenizer, averaged)
@@ -90,6 +92,22 @@ def shared_fidelity(pipe: Any, count: int) -> dict[str, Any]:
     total = dict(zip(shares, (numbers * world).round().int().tolist(), strict=True))
     whole = Fidelity(total.pop("passed"), count, total)
     return {"fidelity": whole.share, "low": whole.low, "high": whole.high, "wrong": whole.parts}
+
+
+def pack(folder: Path, target: Path) -> None:
+    """Write what another machine needs to train on, without the optimizer: about 50 MB.
+
+    Training there starts with the stage `encode`, and warms up again.
+    """
+    (target / "vae").mkdir(parents=True, exist_ok=True)
+    for name in ("text", "unet"):
+        state = torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True)
+        del state["optimizer"]
+        state["average"] = {key: value.half() for key, value in state["average"].items()}
+        torch.save(state, target / f"{name}.pt")
+        shutil.copy(folder / f"{name}.jsonl", target)
+    for path in (folder / "vae").iterdir():
+        shutil.copy(path, target / "vae")
 
 
 def export(folder: Path, target: Path) -> None:

@@ -43,7 +43,8 @@ class Questions(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Attend from each question to the text and classify what comes back."""
         queries = self.queries.expand(len(hidden_states), -1, -1)
-        return self.answer(self.attention(queries, hidden_states, hidden_states)[0])
+        scores: Tensor = self.answer(self.attention(queries, hidden_states, hidden_states)[0])
+        return scores
 
 
 def answers(scene: Scene) -> np.ndarray:
@@ -62,7 +63,10 @@ def answers(scene: Scene) -> np.ndarray:
 
 def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
     """Padded token ids, (B, 24)."""
-    return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    ids: Tensor = tokenizer(
+        prompts, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
 
 
 def train_text(folder: Path, recipe: Recipe) -> None:
@@ -81,12 +85,15 @@ def train_text(folder: Path, recipe: Recipe) -> None:
         wanted = torch.from_numpy(np.stack([answers(scene) for scene in scenes])).to(device)
         scores = modules["questions"](modules["text"](tokens).last_hidden_state)
         parts = scores.split(CLASSES, -1)
-        loss = sum(
+        mistakes = [
             functional.cross_entropy(part.flatten(0, 1), wanted[..., index].flatten())
             for index, part in enumerate(parts)
-        )
+        ]
         right = [part.argmax(-1) == wanted[..., index] for index, part in enumerate(parts)]
-        return {"loss": loss, "right": torch.stack(right).all(0).all(-1).float().mean()}
+        return {
+            "loss": torch.stack(mistakes).sum(),
+            "right": torch.stack(right).all(0).all(-1).float().mean(),
+        }
 
     Loop("text", modules, recipe, folder).run(losses)
 

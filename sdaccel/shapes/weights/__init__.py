@@ -30,10 +30,14 @@ def load(
     import torch
     from diffusers import StableDiffusionPipeline
 
-    settings = {"requires_safety_checker": False, "local_files_only": True, **kwargs}
-    pipe = StableDiffusionPipeline.from_pretrained(
-        str(_FOLDER / name), safety_checker=None, feature_extractor=None, **settings
-    )
+    settings = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+        "local_files_only": True,
+        **kwargs,
+    }
+    pipe = StableDiffusionPipeline.from_pretrained(str(_FOLDER / name), **settings)
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
             # Module.to, because from_pretrained renamed its keyword for the dtype in 2026.
