@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from .rows import Results, Row
@@ -75,44 +74,60 @@ def markdown(results: Results) -> str:
 
 
 def table(results: Results) -> Any:
-    """The same for a terminal, with rungs that were not timed in grey below the others."""
+    """The same for a terminal, narrower: below the table what does not fit, and rungs not timed."""
+    from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        title=results.workload,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
     timed = [row for row in results.rows if row.status == "ok"]
-    grid = Table(title=results.workload)
-    used = _used(timed)
+    lines = [_narrow(row) for row in timed]
+    used = [index for index in range(len(_NARROW)) if any(line[index] for line in lines)]
     for index in used:
-        grid.add_column(COLUMNS[index], justify="left" if index < 2 else "right")
-    for row in timed:
-        texts = cells(row)
-        grid.add_row(
-            *(texts[index] for index in used), style="bold" if row.kind == "plan" else None
+        grid.add_column(
+            _NARROW[index],
+            justify="right" if index else "left",
+            no_wrap=index > 0,
+            min_width=0 if index else 14,
+            overflow="fold",
         )
-    others = [
-        Text(
-            f"{row.rung}: {row.status}: {row.reason}", style="red" if row.status in _BAD else "dim"
-        )
-        for row in results.rows
-        if row.status != "ok"
-    ]
-    return Group(grid, *others, Text(caption(results), style="dim"))
+    for row, line in zip(timed, lines, strict=True):
+        grid.add_row(*(line[index] for index in used), style="bold" if row.kind == "plan" else None)
+    notes = [Text(f"{row.rung}: {_quality(row)}") for row in timed if row.quality]
+    for row in results.rows:
+        if row.status != "ok":
+            style = "red" if row.status in ("wrong", "failed") else "dim"
+            notes.append(Text(f"{row.rung}: {row.status}: {row.reason}", style=style))
+    if any(row.setup_seconds is not None for row in timed):
+        notes.append(Text("* pictures after which the set-up is earned back", style="dim"))
+    return Group(grid, *notes, Text(caption(results), style="dim"))
 
 
-_BAD = ("wrong", "failed")
+_NARROW = ("rung", "median", "± IQR", "vs stock", "error", "of peak", "set-up", "pays*", "memory")
 
 
-def _used(rows: Sequence[Row]) -> list[int]:
-    """The columns that hold anything."""
-    grid = [cells(row) for row in rows]
-    return [index for index in range(len(COLUMNS)) if index < 3 or any(row[index] for row in grid)]
+def _narrow(row: Row) -> list[str]:
+    """The figures of `cells` in fewer characters; the dtype goes to the rung, the quality below."""
+    rung, dtype, *rest = cells(row)[:-1]
+    if row.median and row.interquartile_range is not None:
+        rest[1] = f"{row.interquartile_range / row.median:.0%}" + (" !" if row.noisy else "")
+    marked = f"{rung} ({dtype})" if dtype not in ("", "float32") else rung
+    return [marked, *(text.removesuffix(" pictures").replace("GiB", "G") for text in rest)]
 
 
 def _seconds(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value:.2f} s"
+    if value < 0.1:
+        return f"{value * 1e3:.1f} ms"
+    return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
 
 
 def _against_target(row: Row) -> str:

@@ -111,3 +111,21 @@ def test_markdown_keeps_the_rungs_that_were_not_timed_with_their_reason() -> Non
     assert "skipped: Not \\| here." in lines[3]
     assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {len(tables.COLUMNS) + 1}
     assert "float32 matmul 0.10 TFLOP/s" in text
+
+
+def test_the_terminals_table_fits_80_columns_and_lists_what_was_not_timed() -> None:
+    import io
+
+    from rich.console import Console
+
+    skipped = Row("tiny", "openvino", "peer", "", "picture", status="skipped", reason="Not here.")
+    screen = io.StringIO()
+    row = a_row()
+    row.rung = "torch-compile-freezing-malloc"
+    row.setup_seconds = 150.8
+    Console(file=screen, width=80).print(tables.table(results_of(row, skipped)))
+    lines = screen.getvalue().splitlines()
+    (figures,) = [line for line in lines if "2.00x" in line]
+    for text in ("1.00 s", "1%", "2.0e-07", "50%", "151 s", "1.00 G"):
+        assert text in figures
+    assert "openvino: skipped: Not here." in lines

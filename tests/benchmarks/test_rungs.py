@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,22 +49,35 @@ def test_16_bit_is_taken_where_the_machine_is_faster_in_it(monkeypatch: pytest.M
         assert opened.pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(malloc.refusal() is not None, reason="malloc can't be set here")
-def test_the_allocator_is_on_within_the_rungs_surroundings_alone() -> None:
-    def is_kept() -> bool:
-        torch.zeros(64 << 20, dtype=torch.uint8)
-        before = malloc.page_faults()
-        torch.zeros(64 << 20, dtype=torch.uint8)
-        return malloc.page_faults() - before < 1000
+def test_the_allocator_is_on_within_the_rungs_surroundings_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[object] = []
 
+    def keep() -> Callable[[], None]:
+        kept.append(None)
+        return kept.clear
+
+    monkeypatch.setattr(malloc, "refusal", lambda: None)
+    monkeypatch.setattr(malloc, "keep_freed_memory", keep)
     tiny = workload("tiny")
     with rungs.rung("none+allocator").open(tiny.build(), tiny) as opened:
-        seen = [is_kept()]
+        assert not kept
         with opened.surroundings():
-            seen.append(is_kept())
-        seen.append(is_kept())
-    assert seen == [False, True, False]
+            assert kept
+        assert not kept
     assert opened.passes() == {"allocator": "applied"}
+
+
+def test_a_rung_goes_without_the_allocator_where_it_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(malloc, "refusal", lambda: "malloc is not glibc's")
+    tiny = workload("tiny")
+    with rungs.rung("none+allocator").open(tiny.build(), tiny) as opened:
+        assert opened.around is None
+        assert opened.passes() == {"allocator": "refused: malloc is not glibc's"}
+        assert not opened.signature
 
 
 def test_openvino_is_skipped_with_a_way_to_get_it_where_it_is_missing(

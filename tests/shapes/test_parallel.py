@@ -2,16 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from meeting import meet
 
-from sdaccel.shapes.training.parallel import agree, average, launch, rank, world
-
-
-def meet(folder: str) -> None:
-    """Average the ranks, and follow what process 0 decides; run in each process."""
-    value = torch.full((2, 2), float(rank()))
-    average([value])
-    Path(folder, f"{rank()}").write_text(f"{value.tolist()} {agree(rank() == 0)} {world()}")
+from sdaccel.shapes.training.parallel import launch
 
 
 def test_processes_average_their_tensors_and_follow_the_first(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sdaccel.shapes import weights
 from sdaccel.shapes.tokens import words
 
 FOLDER = Path(weights.__file__).parent
-FLOOR = 0.0
+FLOOR = 0.6
 
 
 @pytest.fixture(scope="module")
