@@ -23,7 +23,7 @@ class ModelNotFoundError(SdaccelError):
     """No pipeline can be loaded from the name or the folder given."""
 
 
-class InputError(SdaccelError, ValueError):
+class InputError(SdaccelError):
     """A prompt, a size or another generation argument that the model cannot take."""
 
 

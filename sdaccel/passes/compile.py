@@ -1,10 +1,10 @@
 """Compiled denoisers and decoders.
 
-Regional where code can be shared: a kind of block is compiled once for all that are like it, so a
-model of 57 blocks takes as long as one of two. Frozen weights can't be shared, so a frozen model is
-compiled as one graph. Freezing is what pays on a CPU: SD1.5's UNet in bf16 takes 1.91 s compiled
-and 1.67 s frozen where eager takes 1.8 to 2.05, PixArt-Sigma 2.27 and 1.85 where eager takes 2.40
-(2 AMX cores of a Xeon, torch 2.13). It costs a packed copy of the weights.
+Regional where code can be shared: a kind of block is compiled once for all that are like it,
+however many there are. Frozen weights can't be shared, so a frozen model is compiled as one graph.
+Freezing is what pays on a CPU: SD1.5's UNet in bf16 takes 1.91 s compiled and 1.67 s frozen where
+eager takes 1.8 to 2.05, PixArt-Sigma 2.27 and 1.85 where eager takes 2.40 (2 AMX cores of a Xeon,
+torch 2.13). It costs a packed copy of the weights.
 """
 
 from __future__ import annotations
@@ -170,9 +170,9 @@ def _unfit(component: Component, model: Any) -> str | None:
 
 
 def _dynamo_works() -> bool:
-    import torch._dynamo
+    from torch._dynamo.eval_frame import is_dynamo_supported
 
-    return bool(torch._dynamo.is_dynamo_supported())
+    return bool(is_dynamo_supported())
 
 
 def _missing_tool(device: str) -> str | None:

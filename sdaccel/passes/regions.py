@@ -58,8 +58,7 @@ def _holds_blocks(module: torch.nn.Module) -> bool:
 def _is_block(module: torch.nn.Module) -> bool:
     """More than one layer: a lone linear or convolution has nothing to be fused with.
 
-    Down- and upsamplers are one convolution and a resize, which is worth fusing, or, compiled, at
-    least no slower.
+    Down- and upsamplers count, as a convolution with a resize or padding.
     """
     if not any(True for _ in module.children()) or _is_list(module):
         return False

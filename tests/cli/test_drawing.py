@@ -42,7 +42,7 @@ def test_the_progress_bar_is_left_as_it_was(capsys: pytest.CaptureFixture[str]) 
     pipe = tiny.stable_diffusion()
     del pipe._progress_bar_config
     draw(pipe, Request("a cat", steps=1), "stock")
-    assert "stock: 100%" in capsys.readouterr().err
+    assert "stock:" in capsys.readouterr().err
     warm_up(pipe, Request("a cat", steps=1))
     assert not hasattr(pipe, "_progress_bar_config")
     pipe.set_progress_bar_config(disable=True)
