@@ -7,6 +7,7 @@ has the measurements). The setting belongs to the process, not to the pipe.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,7 +35,9 @@ class Allocator(Pass):
         return malloc.refusal()
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
-        patch.on_undo(malloc.keep_freed_memory())
+        give_back = malloc.keep_freed_memory()
+        patch.on_undo(give_back)
+        weakref.finalize(target.pipe, give_back).atexit = False
         record.changed["malloc settings, for the whole process"] = 2
         faults = FaultsPerGeneration(record)
         target.clock.listeners.append(faults)

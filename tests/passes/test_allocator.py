@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import Any
@@ -69,3 +70,14 @@ def test_the_last_restore_gives_the_memory_back() -> None:
     assert still < stock / 2
     # the hole in the heap is used again, but its pages had been given back
     assert after > stock / 20 * 0.9
+
+
+@needs_glibc
+def test_a_pipe_that_is_gone_asks_for_nothing() -> None:
+    gc.collect()
+    before = malloc._holders().count
+    pipe = sdaccel.accelerate(tiny.stable_diffusion(), "none", allocator=True)
+    assert malloc._holders().count == before + 1
+    del pipe
+    gc.collect()
+    assert malloc._holders().count == before
