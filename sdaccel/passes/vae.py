@@ -94,7 +94,7 @@ def decode_bytes(vae: Any, z: torch.Tensor) -> int:
     of the level before.
     """
     channels = list(getattr(vae.config, "block_out_channels", None) or [128])
-    scale = 2 ** (len(channels) - 1)
+    scale: int = 2 ** (len(channels) - 1)
     positions = int(z.numel()) // z.shape[1] * scale * scale
     width: int = channels[min(1, len(channels) - 1)]
     return _LIVE_ACTIVATIONS * positions * width * int(z.element_size())
