@@ -15,7 +15,7 @@ from .alone import measure_alone
 from .errors import BenchmarkError, Skip
 from .rows import Row
 from .rungs import BASELINE, Opened, Rung, rung
-from .samples import median
+from .samples import Sample, median, worst_theft
 from .twin import twin
 from .workloads import Call, Workload
 
@@ -60,10 +60,12 @@ class Ready:
         """What to time."""
         return measure.Trial(self.call, self.opened.around)
 
-    def finish(self, taken: dict[str, list[float]]) -> None:
+    def finish(self, taken: dict[str, list[Sample]]) -> None:
         """Fill the row from the samples."""
-        row = self.row
-        row.seconds, row.baseline_seconds = taken[row.rung], taken[BASELINE]
+        row, stock = self.row, taken[BASELINE]
+        row.seconds = [each.seconds for each in taken[row.rung]]
+        row.baseline_seconds = [each.seconds for each in stock]
+        row.stolen = worst_theft([*taken[row.rung], *stock])
         row.setup_seconds = max(0.0, self.seconds - _WARM_UP * median(row.seconds))
         row.passes = self.opened.passes()
 
@@ -138,11 +140,16 @@ class Ladder:
             if ready or not group:
                 with self._failures([one.row for one in ready]):
                     taken = measure.interleave(trials, self.options.rounds, self._tick)
-                    self._stock.seconds.extend(taken[BASELINE])
+                    self._add_stock(taken[BASELINE])
                     for one in ready:
                         one.finish(taken)
                         self._judge_quality(one.row, one.opened.pipe, one.output)
         return [one.row for one in ready if one.row.status == "ok"]
+
+    def _add_stock(self, taken: list[Sample]) -> None:
+        row = self._stock
+        row.seconds.extend(each.seconds for each in taken)
+        row.stolen = max(row.stolen or 0.0, worst_theft(taken))
 
     def _open(self, stack: ExitStack, each: Rung) -> Ready | None:
         """A rung at work and right; None, and a row that says why, where it is not to be timed."""

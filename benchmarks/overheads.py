@@ -12,8 +12,10 @@ from typing import Any
 import sdaccel
 
 from .errors import BenchmarkError
+from .measure import undisturbed
 from .memory import peak_memory, reset_peak
 from .rows import Row
+from .samples import Sample, worst_theft
 from .workloads import Workload, workload
 
 NAME = "overheads"
@@ -46,12 +48,16 @@ def measure_overheads(quick: bool, rounds: int, tell: Callable[[str], object] = 
 def import_row(rounds: int, quick: bool = False) -> Row:
     """Seconds of `import sdaccel` in a fresh interpreter, and whether it imported torch."""
     row = _row("import sdaccel", IMPORT_TARGET, quick)
-    for _ in range(rounds):
+    found: dict[str, Any] = {}
+
+    def attempt() -> float:
         done = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True)
         if done.returncode != 0:
             raise BenchmarkError(f"`import sdaccel` failed: {done.stderr.strip().splitlines()[-1]}")
-        found = json.loads(done.stdout)
-        row.seconds.append(found["seconds"])
+        found.update(json.loads(done.stdout))
+        return float(found["seconds"])
+
+    _fill(row, [undisturbed(attempt) for _ in range(rounds)])
     if found["torch"]:
         row.status, row.reason = "wrong", "It imports torch, which belongs to the first use."
     return row
@@ -62,20 +68,32 @@ def accelerate_rows(pipe: Any, chosen: Workload, plan: str, rounds: int) -> list
     there = _row(f"accelerate, plan {plan}", ACCELERATE_TARGET, chosen.quick)
     back = _row(f"restore, plan {plan}", ACCELERATE_TARGET, chosen.quick)
     reset = reset_peak()
-    for _ in range(rounds):
+
+    def accelerate() -> float:
+        sdaccel.restore(pipe)
         start = time.perf_counter()
         sdaccel.accelerate(pipe, plan)
         seconds = time.perf_counter() - start
         records = sdaccel.report(pipe).passes
-        there.seconds.append(seconds - sum(record.seconds["compile"] for record in records))
         there.passes = {record.name: record.state for record in records}
+        return seconds - sum(record.seconds["compile"] for record in records)
+
+    def restore() -> float:
+        sdaccel.accelerate(pipe, plan)
         start = time.perf_counter()
         sdaccel.restore(pipe)
-        back.seconds.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    for row, attempt in ((there, accelerate), (back, restore)):
+        _fill(row, [undisturbed(attempt) for _ in range(rounds)])
     there.peak_memory = back.peak_memory = peak_memory() if reset else None
     for row in (there, back):
         row.settings = {"pipeline": f"Stable Diffusion 1.5, {chosen.label}"}
     return [there, back]
+
+
+def _fill(row: Row, taken: list[Sample]) -> None:
+    row.seconds, row.stolen = [each.seconds for each in taken], worst_theft(taken)
 
 
 def _row(name: str, target: float, quick: bool) -> Row:

@@ -22,7 +22,8 @@ class Row:
     """One rung of one workload: what it is, whether it is right, and then how fast.
 
     Times are in seconds per `unit`, memory in bytes, `error` is the relative L2 distance of the
-    output from stock fp32. A value that was not measured is None.
+    output from stock fp32, `stolen` the largest share of the processors that a virtual machine's
+    host kept during a sample of these or of stock's. A value that was not measured is None.
     """
 
     workload: str
@@ -38,6 +39,7 @@ class Row:
     error_limit: float | None = None
     seconds: list[float] = field(default_factory=list)
     baseline_seconds: list[float] = field(default_factory=list)
+    stolen: float | None = None
     setup_seconds: float | None = None
     calls_per_picture: int = 1
     target_seconds: float | None = None
@@ -63,7 +65,9 @@ class Row:
 
     @property
     def noisy(self) -> bool:
-        """Whether the spread of these samples, or of stock's beside them, is above 10%."""
+        """Whether these samples, or stock's beside them, spread above 10% or were disturbed."""
+        if (self.stolen or 0.0) > samples.STOLEN:
+            return True
         taken = [each for each in (self.seconds, self.baseline_seconds) if each]
         return any(samples.is_noisy(each) for each in taken)
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 NOISY = 0.10
 """The interquartile range, as a share of the median, above which timings are flagged."""
 
+STOLEN = 0.02
+"""The share of a sample's processor time that the host may have given to others."""
+
 Name = TypeVar("Name")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One timing: its seconds, and the share of the processors that the host kept meanwhile."""
+
+    seconds: float
+    stolen: float = 0.0
+
+
+def worst_theft(taken: Sequence[Sample]) -> float:
+    """The largest stolen share of these samples; 0 where there are none."""
+    return max((each.stolen for each in taken), default=0.0)
 
 
 def median(seconds: Sequence[float]) -> float:

@@ -59,7 +59,10 @@ def caption(results: Results) -> str:
         results.command,
     ]
     if any(row.noisy and row.seconds for row in rows):
-        lines.append("! the middle half of the samples spreads over more than 10% of the median")
+        lines.append(
+            "! the middle half of the samples spreads over more than 10% of the median, "
+            "or the machine's host took more than 2% of the processors"
+        )
     return "\n".join(lines)
 
 

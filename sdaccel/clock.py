@@ -30,7 +30,7 @@ class Clock:
     the calls of each component since the last step, `calls` all of them since acceleration.
     `running` is true inside the pipe's `__call__`, `last_sample` holds the newest latents and
     `checks` pending truth values on the device, both for one look at the end. `listeners` are
-    called whenever a generation begins.
+    called whenever a generation begins, `end_listeners` when the pipe's call is over.
     """
 
     generation: int = 0
@@ -41,6 +41,7 @@ class Clock:
     last_sample: Any = None
     checks: list[Any] = field(default_factory=list)
     listeners: list[Callable[[], None]] = field(default_factory=list)
+    end_listeners: list[Callable[[], None]] = field(default_factory=list)
     _scheduler: Any = None
     _first: int | None = None
 
@@ -89,6 +90,8 @@ class Clock:
 
     def forget(self) -> None:
         """The pipe's call is over, or was interrupted: hold on to no latents."""
+        for listener in self.end_listeners:
+            listener()
         self.last_sample = None
         self.checks.clear()
         self.running = False

@@ -15,6 +15,7 @@ from .. import malloc
 from .base import Effect, Pass
 
 if TYPE_CHECKING:
+    from ..clock import Clock
     from ..patch import Patch
     from ..report import PassRecord
     from ..target import Target
@@ -39,20 +40,29 @@ class Allocator(Pass):
         patch.on_undo(give_back)
         weakref.finalize(target.pipe, give_back).atexit = False
         record.changed["malloc settings, for the whole process"] = 2
-        faults = FaultsPerGeneration(record)
-        target.clock.listeners.append(faults)
+        faults = FaultsPerGeneration(record, target.clock)
+        target.clock.listeners.append(faults.begin)
+        target.clock.end_listeners.append(faults.end)
 
 
 class FaultsPerGeneration:
-    """Notes how many pages the kernel had to bring in during each generation but the first."""
+    """Notes how many pages the kernel had to bring in during each generation but the first.
 
-    def __init__(self, record: PassRecord) -> None:
+    The first fills the heap, and may compile.
+    """
+
+    def __init__(self, record: PassRecord, clock: Clock) -> None:
         self._record = record
+        self._clock = clock
         self._before: int | None = None
 
-    def __call__(self) -> None:
-        now = malloc.page_faults()
+    def begin(self) -> None:
+        """Called when a generation begins."""
+        self._before = malloc.page_faults() if self._clock.generation > 1 else None
+
+    def end(self) -> None:
+        """Called when the pipe's call is over: what the process does between calls is left out."""
         if self._before is not None:
             self._record.ran["generations watched"] += 1
-            self._record.ran["page faults in them"] += now - self._before
-        self._before = now
+            self._record.ran["page faults in them"] += malloc.page_faults() - self._before
+        self._before = None

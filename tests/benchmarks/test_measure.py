@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -10,6 +11,12 @@ import pytest
 import torch
 
 from sdaccel.benchmarks import measure
+
+
+@pytest.fixture(autouse=True)
+def a_host_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host takes nothing from these tests' samples, unless one says so."""
+    monkeypatch.setattr(measure, "stolen_seconds", lambda: 0.0)
 
 
 def test_relative_error_is_the_distance_over_the_truths_length() -> None:
@@ -66,6 +73,32 @@ def test_samples_alternate_and_each_trial_runs_within_its_own_surroundings() -> 
     taken = measure.interleave({"A": trial("A", False), "B": trial("B", True)}, rounds=3)
     assert "".join(log) == "A(BBB)AA(BB)", "an untimed call settles B whenever it is entered"
     assert {name: len(seconds) for name, seconds in taken.items()} == {"A": 3, "B": 3}
+
+
+def _host(monkeypatch: pytest.MonkeyPatch, thefts: list[float]) -> None:
+    """A host that takes these shares of all processors from the samples to come."""
+    now = iter(range(1000))
+    stolen = iter([total for theft in thefts for total in (0.0, theft * (os.cpu_count() or 1))])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(measure, "stolen_seconds", lambda: next(stolen))
+
+
+def test_a_sample_that_the_host_disturbed_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _host(monkeypatch, [0.5, 0.3, 0.01])
+    seconds = iter([9.0, 8.0, 1.0, 2.0])
+    taken = measure.undisturbed(lambda: next(seconds))
+    assert taken.seconds == 1.0
+    assert taken.stolen == pytest.approx(0.01)
+
+
+def test_the_least_disturbed_stands_where_the_host_never_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _host(monkeypatch, [0.5, 0.3, 0.4, 0.6])
+    seconds = iter([9.0, 8.0, 7.0, 6.0])
+    taken = measure.undisturbed(lambda: next(seconds))
+    assert taken.seconds == 8.0
+    assert taken.stolen == pytest.approx(0.3)
 
 
 def test_each_output_is_shown_to_the_check() -> None:

@@ -55,6 +55,14 @@ def test_a_row_tells_what_follows_from_its_samples() -> None:
     assert not row.noisy
 
 
+def test_a_row_that_the_host_disturbed_is_flagged() -> None:
+    row = a_row()
+    row.stolen = 0.01
+    assert not row.noisy
+    row.stolen = 0.05
+    assert row.noisy
+
+
 def test_noise_in_stock_beside_it_flags_a_row_too() -> None:
     row = a_row()
     row.baseline_seconds = [1.0, 1.0, 2.0, 2.0]
