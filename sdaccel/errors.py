@@ -27,5 +27,9 @@ class InputError(SdaccelError):
     """A prompt, a size or another generation argument that the model cannot take."""
 
 
+class ArgumentError(SdaccelError, ValueError):
+    """A kernel was given a tensor or an option that it cannot take."""
+
+
 class SdaccelWarning(UserWarning):
     """Something did not go as the plan said, and was mended or needs a look."""

@@ -1,0 +1,184 @@
+"""How a kernel becomes an operator of torch, who computes it, and how often it really ran.
+
+On a GPU the Triton kernel computes; on a CPU the plain-torch reference does, or Triton's
+interpreter where TRITON_INTERPRET=1 is set. What the kernel can't serve, the reference takes, and
+the reason is kept: a chip that is too old, an input beyond the limits, a failed compilation.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..errors import SdaccelWarning
+from .language import interpreted, missing
+
+_OLDEST_CHIP = (8, 0)
+_LIBRARY = torch.library.Library("sdaccel", "FRAGMENT")
+
+
+class UnsupportedError(Exception):
+    """A kernel's launch refuses an input that is right but beyond its limits; says which."""
+
+
+@dataclass
+class Operator:
+    """`torch.ops.sdaccel.<name>`: its launch, its reference, its fake, and what has run.
+
+    `schema` is torch's: "(Tensor x, float eps) -> Tensor". `launch`, `reference` and `fake` take
+    the schema's arguments by position. `runs` counts calls by who computed them ("kernel",
+    "reference"), `reasons` the calls that a GPU's kernel could not take, by reason.
+    """
+
+    name: str
+    schema: str
+    launch: Callable[..., Any]
+    reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    runs: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    _failed: dict[Any, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _LIBRARY.define(f"{self.name}{self.schema}")
+        _LIBRARY.impl(self.name, self._compute, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"sdaccel::{self.name}", self.fake, lib=_LIBRARY)
+        self._op = getattr(torch.ops.sdaccel, self.name).default
+        _operators()[self.name] = self
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run the op through torch's dispatcher, which `torch.compile` sees as one node.
+
+        Raises RuntimeError where a gradient would be asked for: the ops are for inference.
+        """
+        if torch.is_grad_enabled() and any(
+            isinstance(each, torch.Tensor) and each.requires_grad for each in arguments
+        ):
+            raise RuntimeError(
+                f"sdaccel's {self.name} has no gradient: call it under torch.no_grad(), or restore "
+                "the pipe before training."
+            )
+        return self._op(*arguments)
+
+    def _compute(self, *arguments: Any) -> Any:
+        tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
+        device = tensors[0].device
+        if device.type == "cpu" and not interpreted():
+            self.runs["reference"] += 1
+            return self.reference(*arguments)
+        key = (device, *(each.dtype for each in tensors))
+        reason = unavailable(device) or self._failed.get(key)
+        if reason is None:
+            try:
+                result = self.launch(*arguments)
+                self.runs["kernel"] += 1
+                return result
+            except UnsupportedError as limit:
+                reason = str(limit)
+            except Exception as error:
+                if not type(error).__module__.startswith("triton"):
+                    raise
+                reason = self._failed[key] = _first_line(error)
+        return self._fall_back(reason, arguments)
+
+    def _fall_back(self, reason: str, arguments: Sequence[Any]) -> Any:
+        if reason not in self.reasons:
+            warnings.warn(
+                f"sdaccel's {self.name} computes with plain torch: {reason}.",
+                SdaccelWarning,
+                stacklevel=2,
+            )
+        self.reasons[reason] += 1
+        self.runs["reference"] += 1
+        return self.reference(*arguments)
+
+
+@functools.cache
+def _operators() -> dict[str, Operator]:
+    return {}
+
+
+def operators() -> Mapping[str, Operator]:
+    """The ops registered so far, by name."""
+    return _operators()
+
+
+@functools.cache
+def unavailable(device: torch.device) -> str | None:
+    """Why kernels can't run on a device, or None."""
+    if device.type == "cpu":
+        return missing()
+    if device.type != "cuda":
+        return f"no kernels for a device of type {device.type}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST_CHIP:
+        return "the kernels need a GPU of compute capability 8.0 or newer"
+    return missing()
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is cut: its block sizes by name, warps per program, pipeline stages."""
+
+    blocks: Mapping[str, int]
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch as it was asked for: by name what a caller passes, and what is compiled in."""
+
+    kernel: Any
+    arguments: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    config: Config
+
+
+_RECORD: ContextVar[list[Launch] | None] = ContextVar("record", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Within it kernels are not run: their launches are collected, for compiling ahead of time."""
+    launches: list[Launch] = []
+    token = _RECORD.set(launches)
+    try:
+        yield launches
+    finally:
+        _RECORD.reset(token)
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    arguments: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    config: Config,
+) -> None:
+    """Run a kernel on the device of its first tensor; an empty grid runs nothing."""
+    record = _RECORD.get()
+    if record is not None:
+        record.append(Launch(kernel, arguments, constants, config))
+        return
+    if 0 in grid:
+        return
+    device = next(each.device for each in arguments.values() if isinstance(each, torch.Tensor))
+    options = {**constants, **config.blocks, "num_warps": config.warps, "num_stages": config.stages}
+    if device.type == "cpu" or device.index == torch.cuda.current_device():
+        kernel[grid](**arguments, **options)
+        return
+    with torch.cuda.device(device):
+        kernel[grid](**arguments, **options)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return f"{type(error).__name__} {next((line for line in lines if line), '')}".strip()
