@@ -110,7 +110,7 @@ class Ladder:
         row.effect, row.error, row.error_limit = "exact", 0.0, 0.0
         row.flops = measure.count_flops(self._call)
         self._describe(row, self._pipe)
-        self._judge_quality(row, self._pipe, self._truth)
+        self._judge_quality(row, Opened(self._pipe), self._truth)
         self._measure_memory(row)
         return row
 
@@ -143,7 +143,7 @@ class Ladder:
                     self._add_stock(taken[BASELINE])
                     for one in ready:
                         one.finish(taken)
-                        self._judge_quality(one.row, one.opened.pipe, one.output)
+                        self._judge_quality(one.row, one.opened, one.output)
         return [one.row for one in ready if one.row.status == "ok"]
 
     def _add_stock(self, taken: list[Sample]) -> None:
@@ -212,7 +212,7 @@ class Ladder:
         row.matmul_ceiling = device.matmul_ceiling(first.device, first.dtype)
         row.copy_ceiling = device.copy_ceiling(first.device)
 
-    def _judge_quality(self, row: Row, pipe: Any, output: torch.Tensor) -> None:
+    def _judge_quality(self, row: Row, opened: Opened, output: torch.Tensor) -> None:
         """PSNR against stock for pictures that are not stock's, and prompt fidelity."""
         if self.workload.unit == "picture" and row.rung != BASELINE:
             from sdaccel.quality import psnr
@@ -220,9 +220,13 @@ class Ladder:
             pictures = [each[0].permute(1, 2, 0).cpu().numpy() for each in (output, self._truth)]
             found = psnr(*pictures)
             row.quality.update({"psnr": found} if found < float("inf") else {})
-        if self.workload.fidelity and self.options.prompts:
-            self.tell(f"{row.rung}: prompt fidelity over {self.options.prompts} prompts")
-            row.quality.update(self.workload.fidelity(pipe, self.options.prompts))
+        if not self.workload.fidelity or not self.options.prompts:
+            return
+        if opened.fixed_shapes:
+            row.notes.append("no prompt fidelity: it draws several prompts at once")
+            return
+        self.tell(f"{row.rung}: prompt fidelity over {self.options.prompts} prompts")
+        row.quality.update(self.workload.fidelity(opened.pipe, self.options.prompts))
 
     def _measure_memory(self, row: Row) -> None:
         if not self.options.memory:
@@ -259,9 +263,9 @@ class Ladder:
                 row.status = "did nothing" if str(reason).startswith("Did nothing") else "skipped"
                 row.reason = str(reason)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
+            text = " ".join(str(error).split())[:300]
             for row in rows:
-                row.status, row.reason = "failed", f"{type(error).__name__}: {lines[0]}"
+                row.status, row.reason = "failed", f"{type(error).__name__}: {text}"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Opened:
 
     `around` sets for a while what belongs to the whole process, so that the samples of other rungs
     go without it; `passes` tells what a plan did; `signature` is equal for two rungs that do the
-    same, empty for one that does nothing.
+    same, empty for one that does nothing; with `fixed_shapes` it takes the workload's inputs alone.
     """
 
     pipe: Any
@@ -33,6 +33,7 @@ class Opened:
     around: Callable[[], AbstractContextManager[object]] | None = None
     passes: Callable[[], dict[str, str]] = dict
     signature: object = None
+    fixed_shapes: bool = False
 
     def surroundings(self) -> AbstractContextManager[object]:
         """What `around` gives, or nothing."""
@@ -134,7 +135,8 @@ def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
     name = str(device.faster_dtype("cpu").dtype).removeprefix("torch.")
     precision = {"bfloat16": "bf16", "float16": "f16"}.get(name, "f32")
     with peers.openvino(pipe, workload.networks, workload.prepare(pipe), precision):
-        yield Opened(pipe, "exact" if precision == "f32" else "lower precision")
+        effect = "exact" if precision == "f32" else "lower precision"
+        yield Opened(pipe, effect, fixed_shapes=True)
 
 
 def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,11 +101,29 @@ def test_a_rung_that_fails_or_skips_leaves_a_row_and_the_rest_goes_on() -> None:
     rows = climb(planted("failing", fail), planted("skipping", skip), planted("fine", id))
     assert (rows["failing"].status, rows["failing"].reason) == (
         "failed",
-        "RuntimeError: out of memory",
+        "RuntimeError: out of memory and a long story",
     )
     assert (rows["skipping"].status, rows["skipping"].reason) == ("skipped", "Not on this machine.")
     assert rows["fine"].status == "ok"
     assert rows["stock-fp32"].seconds
+
+
+def test_a_rung_of_fixed_shapes_is_not_asked_for_several_pictures_at_once() -> None:
+    @contextmanager
+    def fixed(pipe: Any, chosen: Workload) -> Iterator[Opened]:
+        yield Opened(pipe, fixed_shapes=True)
+
+    judged: list[Any] = []
+
+    def judge(pipe: Any, count: int) -> dict[str, float]:
+        judged.append(pipe)
+        return {}
+
+    judging = replace(workload("tiny"), fidelity=judge)
+    ladder = Ladder(judging, Options(rounds=1, prompts=4, memory=False))
+    rows = {row.rung: row for row in ladder.climb([Rung("fixed", "peer", "", fixed)])}
+    assert len(judged) == 1, "stock's alone"
+    assert any("no prompt fidelity" in note for note in rows["fixed"].notes)
 
 
 def test_a_plan_that_does_nothing_says_so() -> None:
