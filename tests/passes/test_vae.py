@@ -19,13 +19,22 @@ def free(monkeypatch: Any, size: int) -> None:
     monkeypatch.setattr(vae, "describe", lambda _: device)
 
 
+@pytest.mark.parametrize(("dtype", "reordered"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_channels_last_where_it_is_exact(dtype: torch.dtype, reordered: bool) -> None:
+    pipe = tiny.stable_diffusion().to(dtype)
+    sdaccel.accelerate(pipe, "none", vae=True)
+    kernel, record = pipe.vae.decoder.conv_in.weight, sdaccel.report(pipe)["vae"]
+    assert kernel.is_contiguous(memory_format=torch.channels_last) == reordered
+    assert ("vae convolutions" in record.changed) == reordered
+    assert any("round more" in note for note in record.notes) != reordered
+
+
 def test_it_decodes_whole_while_memory_suffices() -> None:
     pipe = tiny.stable_diffusion()
     picture = tiny.draw(pipe)
     sdaccel.accelerate(pipe, "none", vae=True)
     assert abs(tiny.draw(pipe) - picture).max() < 1e-5
     assert sdaccel.report(pipe)["vae"].ran == {"vae calls": 1}
-    assert pipe.vae.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_it_tiles_when_memory_does_not_suffice_and_says_so(monkeypatch: Any) -> None:
