@@ -8,10 +8,10 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench gpu compat clean
+.PHONY: help setup demo test check lint types bench gpu kernels-all compat clean
 
 help:  ## List the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup:  ## Make .venv, or bring it up to date
 	@.ci/venv $(VENV)
@@ -43,6 +43,9 @@ bench: setup  ## Measure: rows land under benchmarks/results/
 
 gpu: setup  ## Run the tests that need a GPU
 	$(BIN)/pytest -m gpu
+
+kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, into a table
+	$(BIN)/python -W ignore -m sdaccel.kernels.ahead --output benchmarks/results/kernels-ahead-of-time.md
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat

@@ -23,11 +23,14 @@ from typing import Any
 import torch
 
 from .language import triton
-from .operator import Launch, recorded
+from .operator import Config, Launch, recorded
 
 FILES = (
     "norm_modulate",
     "gated_residual_norm",
+    "qk_norm_rope",
+    "gated_activation",
+    "group_norm_silu",
 )
 """The kernel files."""
 
@@ -95,19 +98,20 @@ def build(launch: Launch, chip: Chip) -> Binary:
     from triton.backends.compiler import GPUTarget
 
     target = GPUTarget(chip.backend, chip.architecture, chip.warp)
-    options = {"num_warps": launch.config.warps, "num_stages": launch.config.stages}
-    kernel = triton.compile(_source(launch), target=target, options=options)
+    config = launch.config_for(chip.name)
+    options = {"num_warps": config.warps, "num_stages": config.stages}
+    kernel = triton.compile(_source(launch, config), target=target, options=options)
     shared = int(kernel.metadata.shared)
     if chip.backend == "hip":
         return _amd(kernel.asm["amdgcn"], shared)
     return _nvidia(kernel.asm["cubin"], shared)
 
 
-def _source(launch: Launch) -> Any:
+def _source(launch: Launch, config: Config) -> Any:
     """The kernel with the types and constants of a launch, specialised as Triton itself would."""
     from triton.compiler import ASTSource
 
-    values = {**launch.arguments, **launch.constants, **launch.config.blocks}
+    values = {**launch.arguments, **launch.constants, **config.blocks}
     signature, constants, attributes = {}, {}, {}
     for place, name in enumerate(launch.kernel.arg_names):
         value = values[name]

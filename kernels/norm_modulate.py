@@ -1,7 +1,7 @@
 """LayerNorm or RMSNorm of each token, then scale and shift, in one pass over memory.
 
     y = norm(x) * weight + bias                 norm: (x - mean) * rstd, or x * rrms
-    y = y * (1 + scale) + shift
+    y = y * (scale_offset + scale) + shift      scale_offset: 1, or 0 where scale holds it already
 
 Shapes: x (B, ..., C); weight and bias (C,); scale and shift (C,), (B, C), or anything that
 broadcasts to x's shape; y as x, contiguous. Statistics and arithmetic are fp32, rounded once.
@@ -64,6 +64,7 @@ def _norm_modulate_kernel(
     scale_token,
     shift_batch,
     shift_token,
+    scale_offset,
     eps,
     RMS: tl.constexpr,
     LARGEST: tl.constexpr,
@@ -80,7 +81,7 @@ def _norm_modulate_kernel(
     y = affine(y, weight_ptr, bias_ptr, channel, channels)
     if scale_ptr is not None:
         scale = load_rows(scale_ptr, batch, token, scale_batch, scale_token, channel, inside)
-        y = y * (1.0 + scale)
+        y = y * (scale_offset + scale)
     if shift_ptr is not None:
         y = y + load_rows(shift_ptr, batch, token, shift_batch, shift_token, channel, inside)
     store_rows(y_ptr, row_scale_ptr, y, row, rows, channel, channels, inside, LARGEST)
@@ -94,6 +95,7 @@ def _run(
     bias: torch.Tensor | None,
     kind: str,
     eps: float,
+    scale_offset: float = 1.0,
     quantized: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """y, and the scale of each token where y is quantized."""
@@ -112,6 +114,7 @@ def _run(
         "rows": rows,
         "tokens": tokens,
         "channels": channels,
+        "scale_offset": scale_offset,
         "eps": eps,
     }
     constants = {"RMS": kind == "rms", "LARGEST": largest}
@@ -129,13 +132,14 @@ def norm_modulate(
     bias: torch.Tensor | None = None,
     kind: Kind = "layer",
     eps: float = 1e-6,
+    scale_offset: float = 1.0,
 ) -> torch.Tensor:
-    """norm(hidden_states) * weight + bias, times (1 + scale) plus shift; shapes as above.
+    """The norm of hidden_states (B, ..., C), modulated, in its dtype; the formula stands above.
 
     Raises `ArgumentError` (a ValueError) for shapes, dtypes or devices that don't go together.
     """
     check_norm(hidden_states, scale, shift, weight, bias, kind)
-    return _OP(hidden_states, scale, shift, weight, bias, kind, eps)
+    return _OP(hidden_states, scale, shift, weight, bias, kind, eps, scale_offset)
 
 
 def norm_modulate_quantized(
@@ -147,6 +151,7 @@ def norm_modulate_quantized(
     bias: torch.Tensor | None = None,
     kind: Kind = "layer",
     eps: float = 1e-6,
+    scale_offset: float = 1.0,
     dtype: Quantized = "fp8",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same in 8 bit, and the fp32 scale of each token (B, ...): y is about quantized * scale.
@@ -155,7 +160,7 @@ def norm_modulate_quantized(
     """
     check_norm(hidden_states, scale, shift, weight, bias, kind)
     check_choice("dtype", dtype, tuple(QUANTIZED))
-    return _QUANTIZED_OP(hidden_states, scale, shift, weight, bias, kind, eps, dtype)
+    return _QUANTIZED_OP(hidden_states, scale, shift, weight, bias, kind, eps, scale_offset, dtype)
 
 
 def norm_modulate_reference(
@@ -166,9 +171,10 @@ def norm_modulate_reference(
     bias: torch.Tensor | None,
     kind: str,
     eps: float,
+    scale_offset: float = 1.0,
 ) -> torch.Tensor:
-    """The same in plain torch, in fp32 and rounded once."""
-    return norm_reference(x, scale, shift, weight, bias, kind, eps).to(x.dtype)
+    """The same in plain torch, in x's dtype: as far from the truth as diffusers is."""
+    return norm_reference(x, scale, shift, weight, bias, kind, eps, scale_offset)
 
 
 def norm_modulate_quantized_reference(
@@ -179,10 +185,12 @@ def norm_modulate_quantized_reference(
     bias: torch.Tensor | None,
     kind: str,
     eps: float,
+    scale_offset: float,
     dtype: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same in plain torch, quantized from fp32."""
-    return quantize_rows(norm_reference(x, scale, shift, weight, bias, kind, eps), dtype)
+    y = norm_reference(x.float(), scale, shift, weight, bias, kind, eps, scale_offset)
+    return quantize_rows(y, dtype)
 
 
 def norm_modulate_cost(
@@ -214,13 +222,14 @@ def ahead_of_time() -> Iterator[str]:
         _run(x, per_sample, per_sample, weight, bias, kind, 1e-6)
         yield name
         if modulated:
-            _run(x, per_sample, per_sample, None, None, kind, 1e-6, "fp8")
+            _run(x, per_sample, per_sample, None, None, kind, 1e-6, 1.0, "fp8")
             yield f"{name} to fp8"
 
 
 _OP = Operator(
     "norm_modulate",
-    "(Tensor x, Tensor? scale, Tensor? shift, Tensor? weight, Tensor? bias, str kind, float eps)"
+    "(Tensor x, Tensor? scale, Tensor? shift, Tensor? weight, Tensor? bias, str kind, float eps, "
+    "float scale_offset)"
     " -> Tensor",
     launch=lambda *arguments: _run(*arguments)[0],
     reference=norm_modulate_reference,
@@ -229,7 +238,7 @@ _OP = Operator(
 _QUANTIZED_OP = Operator(
     "norm_modulate_quantized",
     "(Tensor x, Tensor? scale, Tensor? shift, Tensor? weight, Tensor? bias, str kind, float eps, "
-    "str dtype) -> (Tensor, Tensor)",
+    "float scale_offset, str dtype) -> (Tensor, Tensor)",
     launch=_run,
     reference=norm_modulate_quantized_reference,
     fake=lambda x, *rest: (

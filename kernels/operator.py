@@ -52,10 +52,14 @@ class Operator:
         _LIBRARY.impl(self.name, self._compute, "CompositeExplicitAutograd")
         torch.library.register_fake(f"sdaccel::{self.name}", self.fake, lib=_LIBRARY)
         self._op = getattr(torch.ops.sdaccel, self.name).default
+        self._interpreted = interpreted()
         _operators()[self.name] = self
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the op through torch's dispatcher, which `torch.compile` sees as one node.
+
+        On a CPU `torch.compile` sees the reference instead, which Inductor fuses with what is
+        around it.
 
         Raises RuntimeError where a gradient would be asked for: the ops are for inference.
         """
@@ -66,12 +70,14 @@ class Operator:
                 f"sdaccel's {self.name} has no gradient: call it under torch.no_grad(), or restore "
                 "the pipe before training."
             )
+        if torch.compiler.is_compiling() and not self._interpreted and _on_cpu(arguments):
+            return self.reference(*arguments)
         return self._op(*arguments)
 
     def _compute(self, *arguments: Any) -> Any:
         tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
         device = tensors[0].device
-        if device.type == "cpu" and not interpreted():
+        if device.type == "cpu" and not self._interpreted:
             self.runs["reference"] += 1
             return self.reference(*arguments)
         key = (device, *(each.dtype for each in tensors))
@@ -99,6 +105,10 @@ class Operator:
         self.reasons[reason] += 1
         self.runs["reference"] += 1
         return self.reference(*arguments)
+
+
+def _on_cpu(arguments: Sequence[Any]) -> bool:
+    return all(each.device.type == "cpu" for each in arguments if isinstance(each, torch.Tensor))
 
 
 @functools.cache
@@ -134,12 +144,19 @@ class Config:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch as it was asked for: by name what a caller passes, and what is compiled in."""
+    """One launch as it was asked for: by name what a caller passes, and what is compiled in.
+
+    `config` may depend on the chip, by its name: "sm_90", "gfx942".
+    """
 
     kernel: Any
     arguments: Mapping[str, Any]
     constants: Mapping[str, Any]
-    config: Config
+    config: Config | Callable[[str], Config]
+
+    def config_for(self, chip: str) -> Config:
+        """How the kernel is cut for a chip."""
+        return self.config if isinstance(self.config, Config) else self.config(chip)
 
 
 _RECORD: ContextVar[list[Launch] | None] = ContextVar("record", default=None)
@@ -156,21 +173,38 @@ def recorded() -> Iterator[list[Launch]]:
         _RECORD.reset(token)
 
 
+@functools.cache
+def chip_of(device: torch.device) -> str:
+    """A device's chip by its name, as "sm_90" or "gfx942"; "" where it is no GPU."""
+    if device.type != "cuda":
+        return ""
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
 def launch(
     kernel: Any,
-    grid: tuple[int, ...],
+    grid: tuple[int, ...] | Callable[[Config], tuple[int, ...]],
     arguments: Mapping[str, Any],
     constants: Mapping[str, Any],
-    config: Config,
+    config: Config | Callable[[str], Config],
 ) -> None:
-    """Run a kernel on the device of its first tensor; an empty grid runs nothing."""
+    """Run a kernel on the device of its first tensor; an empty grid runs nothing.
+
+    `config` may depend on the chip, and `grid` then on the config.
+    """
+    asked = Launch(kernel, arguments, constants, config)
     record = _RECORD.get()
     if record is not None:
-        record.append(Launch(kernel, arguments, constants, config))
-        return
-    if 0 in grid:
+        record.append(asked)
         return
     device = next(each.device for each in arguments.values() if isinstance(each, torch.Tensor))
+    config = asked.config_for(chip_of(device))
+    grid = grid(config) if callable(grid) else grid
+    if 0 in grid:
+        return
     options = {**constants, **config.blocks, "num_warps": config.warps, "num_stages": config.stages}
     if device.type == "cpu" or device.index == torch.cuda.current_device():
         kernel[grid](**arguments, **options)

@@ -152,22 +152,28 @@ def norm_reference(
     bias: torch.Tensor | None,
     kind: str,
     eps: float,
+    scale_offset: float = 1.0,
 ) -> torch.Tensor:
-    """The same in fp32, not rounded."""
-    wide = x.float()
-    if kind == "rms":
-        y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    else:
-        y = torch.nn.functional.layer_norm(wide, wide.shape[-1:], eps=eps)
-    if weight is not None:
-        y = y * weight.float()
-    if bias is not None:
-        y = y + bias.float()
-    if scale is not None:
-        y = y * (1 + like(scale, y).float())
-    if shift is not None:
-        y = y + like(shift, y).float()
-    return y
+    """The norm, modulated, in plain torch and x's dtype: one pass for the norm, one to modulate."""
+    function = torch.nn.functional.layer_norm if kind == "layer" else torch.nn.functional.rms_norm
+    y = function(x, x.shape[-1:], eps=eps)
+    if weight is not None or bias is not None:
+        y = _scaled(y, weight, bias)
+    if scale is None and shift is None:
+        return y
+    factor = None if scale is None else scale_offset + like(scale, x)
+    return _scaled(y, factor, None if shift is None else like(shift, x))
+
+
+def _scaled(
+    y: torch.Tensor, factor: torch.Tensor | None, summand: torch.Tensor | None
+) -> torch.Tensor:
+    """y * factor + summand in y's dtype."""
+    if factor is None:
+        assert summand is not None
+        return y + summand.to(y.dtype)
+    factor = factor.to(y.dtype)
+    return y * factor if summand is None else torch.addcmul(summand.to(y.dtype), y, factor)
 
 
 def like(modulation: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

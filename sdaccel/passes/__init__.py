@@ -17,6 +17,7 @@ _CLASSES = {
     "no_ops": "NoOps",
     "vae": "Vae",
     "compile": "Compile",
+    "fuse": "Fuse",
 }
 NAMES = tuple(_CLASSES)
 

@@ -35,9 +35,7 @@ def assert_near(found: torch.Tensor, truth: torch.Tensor, times: float = 1.0) ->
     assert error <= times * TOLERANCES[found.dtype], f"{error:.2e} in {found.dtype}"
 
 
-def assert_within_a_step(
-    found: torch.Tensor, row_scale: torch.Tensor, truth: torch.Tensor
-) -> None:
+def assert_within_a_step(found: torch.Tensor, row_scale: torch.Tensor, truth: torch.Tensor) -> None:
     """8-bit rows times their scales are the truth: within half a step, in fp8 (e4m3) within one.
 
     A GPU rounds fp8 too, to half a step. Triton's interpreter cuts off, and loses the carry where

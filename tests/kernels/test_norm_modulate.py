@@ -18,7 +18,11 @@ from kernel_checks import (
 )
 
 from sdaccel.errors import ArgumentError
-from sdaccel.kernels.norm_modulate import norm_modulate, norm_modulate_quantized
+from sdaccel.kernels.norm_modulate import (
+    norm_modulate,
+    norm_modulate_quantized,
+    norm_modulate_reference,
+)
 
 LAYER = torch.nn.functional.layer_norm
 
@@ -68,10 +72,27 @@ def test_weight_and_bias_come_before_scale_and_shift() -> None:
     assert_near(found, plain * (1 + scale[:, None]) + shift[:, None])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_the_reference_computes_the_same(kind: Any, dtype: torch.dtype) -> None:
+    x, weight, bias = noise(2, 3, 40), noise(40, seed=1), noise(40, seed=2)
+    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    scale, shift = noise(2, 40, dtype=dtype, seed=3), noise(2, 1, 40, dtype=dtype, seed=4)
+    found = norm_modulate_reference(x, scale, shift, weight, bias, kind, 1e-6, 1.0)
+    wide = truth(x, kind=kind) * weight.double() + bias.double()
+    assert found.dtype == dtype
+    assert_near(found, wide * (1 + scale[:, None].double()) + shift.double(), times=2)
+
+
 def test_one_of_scale_and_shift_may_be_absent() -> None:
     x, value = noise(2, 3, 40), noise(2, 40, seed=1)
     assert_near(norm_modulate(x, value), truth(x, value[:, None]))
     assert_near(norm_modulate(x, None, value), truth(x, None, value[:, None]))
+
+
+def test_a_scale_may_hold_its_one_already() -> None:
+    x, scale = noise(2, 3, 40), noise(2, 40, seed=1)
+    assert_near(norm_modulate(x, scale, scale_offset=0.0), truth(x, scale[:, None] - 1.0))
 
 
 def test_videos_have_frames_and_their_own_modulation_for_each() -> None:

@@ -1,0 +1,85 @@
+"""Ops of `kernels` in the place of what diffusers spells out in several passes over memory.
+
+It works on what is not compiled: compilers fuse the same things. On a GPU an op is one Triton
+kernel; on a CPU it is plain torch with fewer passes than stock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .base import Effect, Pass
+
+if TYPE_CHECKING:
+    from ..patch import Patch
+    from ..report import PassRecord
+    from ..target import Target
+
+
+@dataclass(frozen=True)
+class Fuse(Pass):
+    """Fused norms, modulations and activations in denoisers and VAEs."""
+
+    name: ClassVar[str] = "fuse"
+    summary: ClassVar[str] = "norms, modulations and activations in fewer passes over memory"
+    effect: ClassVar[Effect] = Effect.EXACT
+    order: ClassVar[int] = 85
+
+    def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
+        for component, model in target.each(record, "denoiser", "vae", weights=False):
+            with patch.scope(component.module):
+                saved = _fuse(model, target, patch, record)
+            if saved:
+                record.note(f"{component.name}: spares {saved} reads or writes of a tensor a call")
+            elif id(component.entry) in target.compiled:
+                record.refuse(component.name, "compiled, which fuses them already")
+            else:
+                record.refuse(component.name, "no rule knows its blocks")
+        kernels = KernelsPerGeneration(record)
+        target.clock.listeners.append(kernels.begin)
+        target.clock.end_listeners.append(kernels.end)
+
+
+def _fuse(model: Any, target: Target, patch: Patch, record: PassRecord) -> int:
+    """Swap what the rules find; returns the passes over memory that a call is spared."""
+    from .fusions import RAN, swaps
+
+    saved = 0
+    for swap in swaps(model):
+        if id(swap.module) in target.compiled:
+            continue
+        patch.set_class(swap.module, swap.subclass)
+        patch.set(swap.module, RAN, record.ran)
+        record.changed[swap.label] += 1
+        saved += swap.saved
+    return saved
+
+
+class KernelsPerGeneration:
+    """Counts what computed the ops during each generation, and why where it was no kernel."""
+
+    def __init__(self, record: PassRecord) -> None:
+        self._record = record
+        self._before: dict[str, Counter[str]] = {}
+
+    def begin(self) -> None:
+        """Called when a generation begins."""
+        self._before = _runs()
+
+    def end(self) -> None:
+        """Called when the pipe's call is over."""
+        before, self._before = self._before, {}
+        for name, runs in _runs().items():
+            for who, count in (runs - before.get(name, Counter())).items():
+                self._record.ran[f"{name} by {_WHO[who]}"] += count
+
+
+_WHO = {"kernel": "Triton", "reference": "plain torch"}
+
+
+def _runs() -> dict[str, Counter[str]]:
+    from ..kernels.operator import operators
+
+    return {name: Counter(each.runs) for name, each in operators().items()}
