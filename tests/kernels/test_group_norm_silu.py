@@ -207,8 +207,9 @@ def test_any_shape(
     x, add = laid_out(noise(samples, channels, *spatial), layout), noise(samples, channels, seed=1)
     bias = noise(channels, seed=2) + 1
     with in_passes(passes, programs=4):
-        found = group_norm_silu(x, groups, bias=bias, add=add)
-    assert_near(found, truth(x, groups, bias=bias, add=add), times=4)
+        found = group_norm_silu(x, groups, bias=bias, eps=0.1, add=add)
+    # with eps of 1e-5 a group of one element magnifies its rounding 316 times
+    assert_near(found, truth(x, groups, bias=bias, eps=0.1, add=add), times=4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
