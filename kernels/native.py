@@ -1,0 +1,88 @@
+"""Machine code for a CPU, built from a C++ file beside the kernels when it is first needed.
+
+Triton has no CPU. Where torch's own kernel is slow there, a file of C++ with a C interface takes
+its place: no headers of torch, so one build serves every version of it. The result is kept on disk,
+by source, compiler and instruction sets: in SDACCEL_CACHE, else in XDG_CACHE_HOME/sdaccel, else in
+~/.cache/sdaccel. OpenMP's threads are those that torch runs on: its library is loaded already, so
+that the linker finds it first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
+_SECONDS = 120
+
+
+class BuildError(Exception):
+    """A C++ file could not be built here; says why in half a sentence."""
+
+
+@functools.cache
+def library(source: str, instruction_sets: tuple[str, ...]) -> ctypes.CDLL:
+    """The library built from `kernels/<source>.cpp` for these sets (gcc's names: "avx512f").
+
+    Raises `BuildError` without a compiler, on a failed compilation, and for a library that can't be
+    loaded. A failure is not kept: the next call tries again.
+    """
+    file = Path(__file__).with_name(f"{source}.cpp")
+    compiler = _compiler()
+    flags = (*_FLAGS, *(f"-m{each}" for each in instruction_sets))
+    built = cache_folder() / f"{source}-{_digest(file, compiler, flags)}.so"
+    try:
+        if not built.exists():
+            _build(file, compiler, flags, built)
+        return ctypes.CDLL(str(built))
+    except OSError as error:
+        raise BuildError(f"{built.name} can't be kept or loaded ({error})") from error
+
+
+def cache_folder() -> Path:
+    """Where what was built or measured on this machine is kept; it need not exist yet."""
+    chosen = os.environ.get("SDACCEL_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sdaccel"
+
+
+def _compiler() -> str:
+    names = os.environ.get("CXX", "g++").split()[:1] or ["g++"]
+    found = shutil.which(names[0])
+    if found is None:
+        raise BuildError(f"no C++ compiler: install {names[0]}, or set CXX")
+    return found
+
+
+def _digest(file: Path, compiler: str, flags: Sequence[str]) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_SECONDS)
+    parts = (file.read_bytes(), version.stdout, " ".join(flags).encode(), platform.node().encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _build(file: Path, compiler: str, flags: Sequence[str], built: Path) -> None:
+    """Compile beside the goal and move it there, so that no other process sees half a library."""
+    built.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(suffix=".so", dir=built.parent)
+    os.close(handle)
+    try:
+        command = [compiler, *flags, str(file), "-o", name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise BuildError(f"{Path(compiler).name} failed: {(errors or [done.stderr])[0][:200]}")
+        Path(name).replace(built)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{Path(compiler).name} took more than {_SECONDS} s") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
