@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from typing import Any
 
 import torch
 
@@ -94,7 +95,7 @@ def unavailable(dtype: torch.dtype) -> str | None:
 
 
 @functools.cache
-def _function(dtype: torch.dtype) -> ctypes._CFuncPtr:
+def _function(dtype: torch.dtype) -> Any:
     half = ("avx512bf16",) if "avx512_bf16" in processor().features else ()
     function = getattr(
         library("attention_native", _BASE + half), f"sdaccel_attention_{_DTYPES[dtype]}"
