@@ -1,8 +1,9 @@
 """How a kernel becomes an operator of torch, who computes it, and how often it really ran.
 
-On a GPU the Triton kernel computes; on a CPU the plain-torch reference does, or Triton's
-interpreter where TRITON_INTERPRET=1 is set. What the kernel can't serve, the reference takes, and
-the reason is kept: a chip that is too old, an input beyond the limits, a failed compilation.
+On a GPU the Triton kernel computes; on a CPU the plain-torch reference does, or machine code of the
+op's own, or Triton's interpreter where TRITON_INTERPRET=1 is set. What the kernel can't serve, the
+reference takes, and the reason is kept: a chip that is too old, an input beyond the limits, a
+failed compilation.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class Operator:
     """`torch.ops.sdaccel.<name>`: its launch, its reference, its fake, and what has run.
 
     `schema` is torch's: "(Tensor x, float eps) -> Tensor". `launch`, `reference` and `fake` take
-    the schema's arguments by position. `runs` counts calls by who computed them ("kernel",
-    "reference"), `reasons` the calls that a GPU's kernel could not take, by reason.
+    the schema's arguments by position, and so does `native`: machine code for a CPU, which raises
+    `UnsupportedError` for what it leaves to the reference. `runs` counts calls by who computed them
+    ("kernel", "native", "reference"), `reasons` those that neither kernel could take, by reason.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Operator:
     launch: Callable[..., Any]
     reference: Callable[..., Any]
     fake: Callable[..., Any]
+    native: Callable[..., Any] | None = None
     runs: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     _failed: dict[Any, str] = field(default_factory=dict)
@@ -59,7 +62,7 @@ class Operator:
         """Run the op through torch's dispatcher, which `torch.compile` sees as one node.
 
         On a CPU `torch.compile` sees the reference instead, which Inductor fuses with what is
-        around it.
+        around it, unless the op has machine code there.
 
         Raises RuntimeError where a gradient would be asked for: the ops are for inference.
         """
@@ -70,7 +73,8 @@ class Operator:
                 f"sdaccel's {self.name} has no gradient: call it under torch.no_grad(), or restore "
                 "the pipe before training."
             )
-        if torch.compiler.is_compiling() and not self._interpreted and _on_cpu(arguments):
+        transparent = self.native is None and not self._interpreted
+        if transparent and torch.compiler.is_compiling() and _on_cpu(arguments):
             return self.reference(*arguments)
         return self._op(*arguments)
 
@@ -78,8 +82,7 @@ class Operator:
         tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
         device = tensors[0].device
         if device.type == "cpu" and not self._interpreted:
-            self.runs["reference"] += 1
-            return self.reference(*arguments)
+            return self._compute_on_cpu(arguments)
         key = (device, *(each.dtype for each in tensors))
         reason = unavailable(device) or self._failed.get(key)
         if reason is None:
@@ -94,6 +97,17 @@ class Operator:
                     raise
                 reason = self._failed[key] = _first_line(error)
         return self._fall_back(reason, arguments)
+
+    def _compute_on_cpu(self, arguments: Sequence[Any]) -> Any:
+        if self.native is not None:
+            try:
+                result = self.native(*arguments)
+                self.runs["native"] += 1
+                return result
+            except UnsupportedError as limit:
+                self.reasons[str(limit)] += 1
+        self.runs["reference"] += 1
+        return self.reference(*arguments)
 
     def _fall_back(self, reason: str, arguments: Sequence[Any]) -> Any:
         if reason not in self.reasons:

@@ -76,7 +76,7 @@ class KernelsPerGeneration:
                 self._record.ran[f"{name} by {_WHO[who]}"] += count
 
 
-_WHO = {"kernel": "Triton", "reference": "plain torch"}
+_WHO = {"kernel": "Triton", "native": "machine code", "reference": "plain torch"}
 
 
 def _runs() -> dict[str, Counter[str]]:

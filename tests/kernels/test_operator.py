@@ -91,16 +91,36 @@ def test_without_the_interpreter_a_cpu_takes_plain_torch_and_says_nothing(
     assert not OP.reasons
 
 
-@pytest.mark.parametrize(("interpreted", "nodes"), [(True, 1), (False, 0)])
-def test_on_a_cpu_compilers_see_plain_torch(
-    monkeypatch: pytest.MonkeyPatch, interpreted: bool, nodes: int
+def test_on_a_cpu_machine_code_goes_first_and_leaves_the_rest_to_plain_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def native(x: torch.Tensor, *_: Any) -> torch.Tensor:
+        if x.shape[0] > 1:
+            raise UnsupportedError("more than one sample")
+        return torch.full_like(x, 7)
+
+    monkeypatch.setattr(OP, "_interpreted", False)
+    monkeypatch.setattr(OP, "native", native)
+    assert (norm_modulate(noise(1, 2, 8)) == 7).all()
+    x = noise(2, 2, 8)
+    torch.testing.assert_close(norm_modulate(x), torch.nn.functional.layer_norm(x, (8,), eps=1e-6))
+    assert OP.runs == {"native": 1, "reference": 1}
+    assert OP.reasons == {"more than one sample": 1}
+
+
+@pytest.mark.parametrize(
+    ("interpreted", "native", "nodes"), [(True, None, 1), (False, None, 0), (False, print, 1)]
+)
+def test_on_a_cpu_compilers_see_plain_torch_but_for_machine_code(
+    monkeypatch: pytest.MonkeyPatch, interpreted: bool, native: Any, nodes: int
 ) -> None:
     monkeypatch.setattr(OP, "_interpreted", interpreted)
+    monkeypatch.setattr(OP, "native", native)
     seen: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
         seen.extend(str(node.target) for node in graph.graph.nodes)
-        return graph.forward
+        return lambda *inputs: (inputs[0],)
 
     torch.compile(norm_modulate, backend=backend, fullgraph=True)(noise(1, 2, 8))
     assert sum("sdaccel" in name for name in seen) == nodes
