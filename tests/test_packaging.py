@@ -87,7 +87,7 @@ def test_every_module_and_every_weight_is_inside(contents: dict[str, int]) -> No
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, package in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and (path.suffix == ".py" or "weights" in path.parts)
+        if path.is_file() and (path.suffix in (".py", ".cpp") or "weights" in path.parts)
         if "__pycache__" not in path.parts
     }
     assert expected - contents.keys() == set()
