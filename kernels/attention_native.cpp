@@ -93,16 +93,15 @@ struct Half {
 };
 #endif
 
-// accumulators[row][16 lanes * column] = sum over groups of rows[row] * lanes; adds to what is
-// there where `adding`. A group of a row lies `step` after the one before.
+// to[row][16 lanes * column] = sum over groups of rows[row] * lanes; added to what is there where
+// `adding`: sums of blocks are summed, so that rounding doesn't grow with the number of keys. A
+// group of a row lies `step` after the one before.
 template <class Kind>
 inline void product(const typename Kind::Group *rows, int64_t row_stride, int64_t step,
                     const typename Kind::Group *lanes, int64_t groups, float *to, bool adding) {
   __m512 sums[ROWS][4];
   for (int64_t row = 0; row < ROWS; ++row)
-    for (int64_t column = 0; column < 4; ++column)
-      sums[row][column] =
-          adding ? _mm512_loadu_ps(to + row * LANES + 16 * column) : _mm512_setzero_ps();
+    for (int64_t column = 0; column < 4; ++column) sums[row][column] = _mm512_setzero_ps();
   for (int64_t group = 0; group < groups; ++group) {
     __m512 loaded[4];
     for (int64_t column = 0; column < 4; ++column)
@@ -114,8 +113,11 @@ inline void product(const typename Kind::Group *rows, int64_t row_stride, int64_
     }
   }
   for (int64_t row = 0; row < ROWS; ++row)
-    for (int64_t column = 0; column < 4; ++column)
-      _mm512_storeu_ps(to + row * LANES + 16 * column, sums[row][column]);
+    for (int64_t column = 0; column < 4; ++column) {
+      float *place = to + row * LANES + 16 * column;
+      const __m512 sum = sums[row][column];
+      _mm512_storeu_ps(place, adding ? _mm512_add_ps(_mm512_loadu_ps(place), sum) : sum);
+    }
 }
 
 // The sizes of a problem, and of its packed copies in groups.
@@ -197,7 +199,7 @@ void softmax(Workspace<Kind> &work, int64_t keys, float scale, int64_t value_cha
       }
       maxima[column] = most;
     }
-    __m512 total = totals[column];
+    __m512 total = _mm512_setzero_ps();
     for (int64_t group = 0; group < KEYS / Kind::TOGETHER; ++group) {
       __m512 weights[Kind::TOGETHER];
       for (int64_t each = 0; each < Kind::TOGETHER; ++each) {
@@ -209,7 +211,7 @@ void softmax(Workspace<Kind> &work, int64_t keys, float scale, int64_t value_cha
       }
       Kind::store(work.weights + group * LANES + 16 * column, weights);
     }
-    totals[column] = total;
+    totals[column] = _mm512_add_ps(totals[column], total);
   }
 }
 
