@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import measure
 from .alone import measure_alone
 from .errors import BenchmarkError, Skip
+from .memory import release
 from .rows import Row
 from .rungs import BASELINE, Opened, Rung, rung
 from .samples import Sample, median, worst_theft
@@ -109,7 +110,7 @@ class Ladder:
         row = self._row(rung(BASELINE))
         row.effect, row.error, row.error_limit = "exact", 0.0, 0.0
         row.flops = measure.count_flops(self._call)
-        self._describe(row, self._pipe)
+        self._describe(row, Opened(self._pipe))
         self._judge_quality(row, Opened(self._pipe), self._truth)
         self._measure_memory(row)
         return row
@@ -159,7 +160,7 @@ class Ladder:
             start = time.perf_counter()
             opened = own.enter_context(each.open(twin(self._pipe), self.workload))
             row.effect, row.passes = opened.effect, opened.passes()
-            self._describe(row, opened.pipe)
+            self._describe(row, opened)
             self._refuse_repetition(each.name, opened)
             call = self.workload.prepare(opened.pipe)
             with opened.surroundings():
@@ -203,13 +204,15 @@ class Ladder:
             )
         return row.status == "ok"
 
-    def _describe(self, row: Row, pipe: Any) -> None:
-        """The dtype a pipe computes in, and this machine's ceilings for it."""
+    def _describe(self, row: Row, opened: Opened) -> None:
+        """The dtype a rung computes in, and this machine's ceilings for it."""
+        import torch
+
         from sdaccel import device
 
-        first = next(getattr(pipe, self.workload.networks[0]).parameters())
-        row.dtype = str(first.dtype).removeprefix("torch.")
-        row.matmul_ceiling = device.matmul_ceiling(first.device, first.dtype)
+        first = next(getattr(opened.pipe, self.workload.networks[0]).parameters())
+        row.dtype = opened.dtype or str(first.dtype).removeprefix("torch.")
+        row.matmul_ceiling = device.matmul_ceiling(first.device, getattr(torch, row.dtype))
         row.copy_ceiling = device.copy_ceiling(first.device)
 
     def _judge_quality(self, row: Row, opened: Opened, output: torch.Tensor) -> None:
@@ -232,6 +235,7 @@ class Ladder:
         if not self.options.memory:
             return
         self.tell(f"{row.rung}: memory, in a process of its own")
+        release()
         try:
             memory = measure_alone(self.workload.name, row.rung, self.workload.quick)
         except BenchmarkError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -25,6 +27,17 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def release() -> None:
+    """Give back what closed rungs have left, so that another process has room beside this one.
+
+    After one of OpenVINO and one of a frozen graph 14 GB were resident, of which stock needs 5.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _STATUS.exists() else None
+    if trim is not None:
+        trim(0)
 
 
 def _peak_since_start() -> int | None:

@@ -25,7 +25,8 @@ class Opened:
 
     `around` sets for a while what belongs to the whole process, so that the samples of other rungs
     go without it; `passes` tells what a plan did; `signature` is equal for two rungs that do the
-    same, empty for one that does nothing; with `fixed_shapes` it takes the workload's inputs alone.
+    same, empty for one that does nothing; with `fixed_shapes` it takes the workload's inputs alone;
+    `dtype` is what it computes in, where that is not its weights'.
     """
 
     pipe: Any
@@ -34,6 +35,7 @@ class Opened:
     passes: Callable[[], dict[str, str]] = dict
     signature: object = None
     fixed_shapes: bool = False
+    dtype: str | None = None
 
     def surroundings(self) -> AbstractContextManager[object]:
         """What `around` gives, or nothing."""
@@ -132,11 +134,11 @@ def _compile(
 
 @contextmanager
 def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
-    name = str(device.faster_dtype("cpu").dtype).removeprefix("torch.")
-    precision = {"bfloat16": "bf16", "float16": "f16"}.get(name, "f32")
+    dtype = str(device.faster_dtype("cpu").dtype).removeprefix("torch.")
+    precision = {"bfloat16": "bf16", "float16": "f16"}.get(dtype, "f32")
     with peers.openvino(pipe, workload.networks, workload.prepare(pipe), precision):
         effect = "exact" if precision == "f32" else "lower precision"
-        yield Opened(pipe, effect, fixed_shapes=True)
+        yield Opened(pipe, effect, fixed_shapes=True, dtype=dtype)
 
 
 def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> None:
