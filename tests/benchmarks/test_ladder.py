@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from sdaccel import device
 from sdaccel.benchmarks import measure
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
 from sdaccel.benchmarks.ladder import Ladder, Options
@@ -21,13 +22,15 @@ from sdaccel.benchmarks.workloads import Workload, workload
 QUICKLY = Options(rounds=2, memory=False)
 
 
-def planted(name: str, change: Callable[[Any], object], effect: str = "exact") -> Rung:
+def planted(
+    name: str, change: Callable[[Any], object], effect: str = "exact", **details: Any
+) -> Rung:
     """A rung that does `change` to its pipe."""
 
     @contextmanager
     def opened(pipe: Any) -> Iterator[Opened]:
         change(pipe)
-        yield Opened(pipe, effect)
+        yield Opened(pipe, effect, **details)
 
     def open_it(pipe: Any, chosen: Workload) -> AbstractContextManager[Opened]:
         return opened(pipe)
@@ -72,6 +75,13 @@ def test_an_exact_rung_that_is_wrong_is_not_timed() -> None:
     assert row.error is not None
     assert row.error > 1e-5
     assert row.seconds == []
+
+
+def test_a_peer_may_compute_in_another_dtype_than_its_weights() -> None:
+    peer = planted("peer", lambda pipe: None, "lower precision", dtype="bfloat16")
+    row = climb(peer)["peer"]
+    assert row.dtype == "bfloat16"
+    assert row.matmul_ceiling == device.matmul_ceiling("cpu", torch.bfloat16)
 
 
 def test_the_same_error_is_only_reported_of_a_rung_that_promises_less() -> None:
