@@ -78,7 +78,7 @@ def test_an_exact_rung_that_is_wrong_is_not_timed() -> None:
 
 
 def test_a_peer_may_compute_in_another_dtype_than_its_weights() -> None:
-    peer = planted("peer", lambda pipe: None, "lower precision", dtype="bfloat16")
+    peer = planted("peer", lambda _: None, "lower precision", dtype="bfloat16")
     row = climb(peer)["peer"]
     assert row.dtype == "bfloat16"
     assert row.matmul_ceiling == device.matmul_ceiling("cpu", torch.bfloat16)
