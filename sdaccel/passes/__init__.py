@@ -16,6 +16,7 @@ _CLASSES = {
     "memory_format": "MemoryFormat",
     "no_ops": "NoOps",
     "vae": "Vae",
+    "attention": "Attention",
     "compile": "Compile",
     "fuse": "Fuse",
 }

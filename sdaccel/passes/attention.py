@@ -1,0 +1,129 @@
+"""Every attention by the fastest way there is on this machine, found by measuring.
+
+A model's attention is a call of torch or of diffusers' dispatcher; each such call, in denoisers and
+VAEs, goes through a router (`attention_seam` says how). For each shape it meets, the router tries
+once what there is: this package's kernel, torch's flash, cuDNN, efficient and math backends, plain
+products, FlexAttention, FlashAttention 2 and 3 where they are installed. What is further from the
+truth than exactness allows is dropped; what then isn't at least 3% faster than what stock runs, or
+slower in one round, doesn't win. Verdicts stay on disk.
+
+Compiled graphs hold one operator that is routed when it runs, on a GPU. On a CPU they hold torch's
+own attention, which Inductor calls without a detour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..device import describe
+from .base import Effect, Pass
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..patch import Patch
+    from ..report import PassRecord
+    from ..target import Target
+    from .attention_candidates import Candidate
+    from .attention_router import Router
+
+
+@dataclass(frozen=True)
+class Attention(Pass):
+    """Route every attention of denoisers and VAEs to the fastest way to compute it.
+
+    What matters:
+        lower_precision: also try SageAttention, which multiplies in 8 bit; the pass's effect is
+            then lower precision, and the report has the error.
+    For tinkering:
+        candidates: the names of the ways to choose from besides stock's; None for all.
+        measure: False takes known choices alone, and measures nothing.
+        folder: where choices are kept; None is SDACCEL_CACHE or the system's folder of caches.
+    """
+
+    lower_precision: bool = False
+    candidates: tuple[str, ...] | None = None
+    measure: bool = True
+    folder: str | None = None
+
+    name: ClassVar[str] = "attention"
+    summary: ClassVar[str] = "every attention by the fastest way measured here"
+    effect: ClassVar[Effect] = Effect.EXACT
+    # before compile: a class that changes after its first call would be compiled again
+    order: ClassVar[int] = 75
+
+    def __post_init__(self) -> None:
+        if self.lower_precision:
+            object.__setattr__(self, "effect", Effect.LOWER_PRECISION)
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", _checked(self.candidates))
+
+    def refusal(self, target: Target) -> str | None:
+        if target.device.type not in ("cpu", "cuda"):
+            return f"there is nothing to choose from on a device of type {target.device.type}"
+        return None
+
+    def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
+        from .attention_coverage import Coverage
+        from .attention_seam import Seam
+        from .attention_stand_ins import stand_ins
+
+        coverage = Coverage(Seam(stand_ins(self._router(target, record))), record)
+        for component, model in target.each(record, "denoiser", "vae", weights=False):
+            with patch.scope(component.module):
+                coverage.add(component.name, model, patch)
+        listeners = target.clock.listeners
+        patch.on_undo(lambda: listeners.remove(coverage.renew))
+        listeners.append(coverage.renew)
+
+    def _router(self, target: Target, record: PassRecord) -> Router:
+        from .attention_choices import Choices
+        from .attention_router import Router
+
+        here = {each.name: each for each in self._offered()}
+        folder = Path(self.folder) if self.folder else None
+        choices = Choices(folder, _identity(target.device, here), record.note)
+        return Router(here, choices, record, self.measure)
+
+    def _offered(self) -> list[Candidate]:
+        from .attention_candidates import candidates
+
+        return [
+            each
+            for each in candidates()
+            if each.here
+            and (self.lower_precision or not each.lower_precision)
+            and (self.candidates is None or each.name in self.candidates)
+        ]
+
+
+def _checked(names: Iterable[str]) -> tuple[str, ...]:
+    from .attention_candidates import NAMES
+
+    chosen = (names,) if isinstance(names, str) else tuple(names)
+    for name in chosen:
+        if name not in NAMES:
+            raise ValueError(f"there is no way '{name}' to compute attention: {', '.join(NAMES)}")
+    return chosen
+
+
+def _identity(device: torch.device, here: Iterable[str]) -> dict[str, Any]:
+    """What verdicts depend on besides the shape."""
+    import torch
+
+    packages = ("torch", "triton", "diffusers", "sdaccel", "flash_attn", "sageattention")
+    threads = {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
+    versions = {name: _version(name) for name in packages}
+    return {"device": describe(device).name, **threads, "candidates": sorted(here), **versions}
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

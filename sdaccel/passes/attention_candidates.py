@@ -1,0 +1,330 @@
+"""What can compute an attention: each way by name, and the problems it is offered for.
+
+All take query (B, H, S, D), key (B, Hk, T, D), value (B, Hk, T, Dv) with any strides, `mask` as
+`scaled_dot_product_attention` takes it (True keeps, a float is added), `causal` and `scale`, and
+return (B, H, S, Dv). torch's own backends are called by their operators: `sdpa_kernel` would switch
+them for the whole process, and another thread's attention with them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Compute = Callable[..., torch.Tensor]
+_KERNEL = "sdaccel.kernels.attention"
+_MOST_SCORES = 1 << 30
+"""Bytes of scores that a way may write to memory: beyond, flash kernels win by far."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One attention as far as its speed depends on it; `str` is its key on disk.
+
+    `layout` has an order of dimensions for query, key and value, slowest first; `mask` a dtype and
+    the sizes, "" where there is none.
+    """
+
+    device: str
+    dtype: torch.dtype
+    batch: int
+    heads: int
+    key_heads: int
+    queries: int
+    keys: int
+    width: int
+    value_width: int
+    layout: tuple[str, str, str]
+    mask: str
+    causal: bool
+
+    @classmethod
+    def of(
+        cls,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        causal: bool,
+    ) -> Problem:
+        """The problem that these tensors pose."""
+        batch, heads, queries, width = query.shape
+        sizes = "" if mask is None else "x".join(str(size) for size in mask.shape)
+        return cls(
+            query.device.type,
+            query.dtype,
+            batch,
+            heads,
+            key.shape[1],
+            queries,
+            key.shape[2],
+            width,
+            value.shape[3],
+            (_order(query), _order(key), _order(value)),
+            "" if mask is None else f"{_short(mask.dtype)} {sizes}",
+            causal,
+        )
+
+    def __str__(self) -> str:
+        tokens = f"{self.batch}x{self.queries}x{self.keys}"
+        heads = f"{self.heads}/{self.key_heads} heads of {self.width}/{self.value_width}"
+        parts = [tokens, heads, _short(self.dtype), " ".join(self.layout)]
+        parts += [f"mask {self.mask}"] * bool(self.mask) + ["causal"] * self.causal
+        return ", ".join(parts)
+
+    @property
+    def in_words(self) -> str:
+        """For the report: "4096x4096 tokens, 8 heads of 40, bf16"."""
+        words = f"{self.batch} x {self.queries}x{self.keys} tokens"
+        words += f", {self.heads} head{'s' * (self.heads > 1)} of {self.width}"
+        words += f", {_short(self.dtype)}"
+        return words + (", masked" if self.mask else "") + (", causal" if self.causal else "")
+
+    @property
+    def half(self) -> bool:
+        """Whether it is in 16 bit."""
+        return self.dtype.itemsize == 2
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several heads share a key and value."""
+        return self.heads != self.key_heads
+
+    @property
+    def dense(self) -> bool:
+        """Whether a head's numbers lie side by side, and value is as wide as key."""
+        return self.width == self.value_width and all(each.endswith("d") for each in self.layout)
+
+    @property
+    def scores(self) -> int:
+        """Bytes of all scores, in fp32."""
+        return 4 * self.batch * self.heads * self.queries * self.keys
+
+
+def _order(tensor: torch.Tensor) -> str:
+    """The dimensions b, h, s, d from the largest stride to the smallest; sizes of 1 left out."""
+    named = zip(tensor.stride(), "bhsd", tensor.shape, strict=True)
+    return "".join(name for stride, name, size in sorted(named, reverse=True) if size > 1)
+
+
+def _short(dtype: torch.dtype) -> str:
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute attention.
+
+    `fits` says whether it is tried on a problem, `fallbacks` counts the calls that it could not do
+    by itself, and `lower_precision` that it computes in fewer bits than its input has.
+    """
+
+    name: str
+    compute: Compute
+    fits: Callable[[Problem], bool]
+    module: str = ""
+    fallbacks: Callable[[], int] = int
+    lower_precision: bool = False
+
+    @property
+    def here(self) -> bool:
+        """Whether the package it needs is installed."""
+        return not self.module or _found(self.module)
+
+
+@functools.cache
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _kernel(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    attention: Compute = importlib.import_module(_KERNEL).attention
+    return attention(query, key, value, mask, scale=scale)
+
+
+def _kernel_fallbacks() -> int:
+    from ..kernels.operator import operators
+
+    found = operators().get("attention")
+    return sum(found.reasons.values()) if found else 0
+
+
+def _flash(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    flash = torch.ops.aten._scaled_dot_product_flash_attention
+    return flash(query, key, value, 0.0, causal, False, scale=scale)[0]
+
+
+def _efficient(
+    query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any
+) -> torch.Tensor:
+    efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+    bias = _bias(query, key, mask)
+    return efficient(query, key, value, bias, False, 0.0, causal, scale=scale)[0]
+
+
+def _cudnn(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
+    bias = _bias(query, key, mask)
+    return cudnn(query, key, value, bias, False, 0.0, causal, False, scale=scale)[0]
+
+
+def _bias(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> Any:
+    """A mask as those operators take it: added, of full size, its rows aligned to 16 numbers."""
+    if mask is None:
+        return None
+    mask = added(mask, query.dtype)
+    keys = key.shape[2]
+    if mask.shape[-1] == keys and keys % 16:
+        mask = torch.nn.functional.pad(mask, (0, -keys % 16))[..., :keys]
+    return mask.expand(*query.shape[:3], keys)
+
+
+def added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask to be added to the scores; torch's operators would add a boolean one as 0 and 1."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    bias = torch.zeros_like(mask, dtype=dtype)
+    return bias.masked_fill_(mask.logical_not(), float("-inf"))
+
+
+def _math(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    plain = torch.ops.aten._scaled_dot_product_attention_math
+    bias = None if mask is None else added(mask, query.dtype)
+    grouped = query.shape[1] != key.shape[1]
+    return plain(query, key, value, bias, 0.0, causal, scale=scale, enable_gqa=grouped)[0]
+
+
+def _products(
+    query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: float | None
+) -> torch.Tensor:
+    """Two batched products and a softmax, a part of the heads at a time."""
+    (batch, heads, queries, width), keys = query.shape, key.shape[2]
+    factor = width**-0.5 if scale is None else scale
+    flat = [each.reshape(batch * heads, *each.shape[2:]) for each in (query, key, value)]
+    found = []
+    for q, k, v in zip(*(each.split(_heads_at_once(queries, keys)) for each in flat), strict=True):
+        scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=factor)
+        found.append(torch.bmm(scores.softmax(-1), v))
+    return torch.cat(found).view(batch, heads, queries, -1)
+
+
+def _heads_at_once(queries: int, keys: int) -> int:
+    """As many heads as have 64 MiB of scores."""
+    return max(1, (64 << 20) // (4 * queries * keys))
+
+
+def _packed(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    """What stock runs, on copies in which a head's rows lie side by side."""
+    return torch.nn.functional.scaled_dot_product_attention(
+        query.contiguous(), key.contiguous(), value.contiguous(), mask, 0.0, causal, scale=scale
+    )
+
+
+def _flex(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    return _compiled_flex()(query, key, value, scale=scale, enable_gqa=grouped)
+
+
+@functools.cache
+def _compiled_flex() -> Compute:
+    """One for all shapes: sizes are dynamic, so that it is compiled once for each head width."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)  # type: ignore[no-any-return]
+
+
+def _flash_attn(module: str) -> Compute:
+    """Tri Dao's kernels, of the package `flash_attn` or, FA3, `flash_attn_interface`."""
+
+    def compute(
+        query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any
+    ) -> torch.Tensor:
+        flash = importlib.import_module(module).flash_attn_func
+        rows = (each.transpose(1, 2) for each in (query, key, value))
+        found = flash(*rows, softmax_scale=scale, causal=causal)
+        # FA3's first versions return the log-sum-exp as well
+        return (found[0] if isinstance(found, tuple) else found).transpose(1, 2)
+
+    return compute
+
+
+def _sage(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    sage: Compute = importlib.import_module("sageattention").sageattn
+    return sage(query, key, value, tensor_layout="HND", is_causal=causal, sm_scale=scale)
+
+
+# What each is offered for; what it can't do after all, it says when it is tried -----------------
+
+
+def _any_head(problem: Problem) -> bool:
+    """As torch's fused kernels want it: on a GPU, each head with its own key and value."""
+    return problem.device == "cuda" and problem.dense and not problem.grouped
+
+
+def _half_head(problem: Problem) -> bool:
+    """In 16 bit and up to 256 wide, in whole 16 bytes."""
+    return _any_head(problem) and problem.half and problem.width <= 256 and not problem.width % 8
+
+
+def _by_hand(problem: Problem) -> bool:
+    return not problem.grouped and problem.scores <= _MOST_SCORES
+
+
+def _aligned_causal(problem: Problem) -> bool:
+    """Where a causal mask means the same to all: other libraries align it at the last token."""
+    return not problem.mask and (not problem.causal or problem.queries == problem.keys)
+
+
+def _plain(problem: Problem) -> bool:
+    return not problem.mask and not problem.causal
+
+
+def candidates() -> tuple[Candidate, ...]:
+    """All of them, the one that is preferred among equals first."""
+    return (
+        Candidate(
+            "kernel",
+            _kernel,
+            lambda p: p.device == "cuda" and not p.causal and max(p.width, p.value_width) <= 256,
+            module=_KERNEL,
+            fallbacks=_kernel_fallbacks,
+        ),
+        Candidate("sdpa_flash", _flash, lambda p: _half_head(p) and not p.mask),
+        Candidate("sdpa_cudnn", _cudnn, _half_head),
+        Candidate("sdpa_efficient", _efficient, _any_head),
+        Candidate("sdpa_math", _math, lambda p: p.scores <= _MOST_SCORES),
+        Candidate("products", _products, lambda p: p.device == "cpu" and _plain(p) and _by_hand(p)),
+        Candidate("sdpa_packed", _packed, lambda p: p.device == "cpu" and not p.grouped),
+        Candidate("flex", _flex, lambda p: p.device == "cuda" and p.dense and _plain(p)),
+        *(
+            Candidate(
+                name,
+                _flash_attn(module),
+                lambda p: _half_head(p) and _aligned_causal(p),
+                module=module,
+            )
+            for name, module in (
+                ("flash_attn", "flash_attn"),
+                ("flash_attn_3", "flash_attn_interface"),
+            )
+        ),
+        Candidate(
+            "sage",
+            _sage,
+            lambda p: _half_head(p) and _aligned_causal(p) and p.width <= 128,
+            module="sageattention",
+            lower_precision=True,
+        ),
+    )
+
+
+NAMES = tuple(each.name for each in candidates())

@@ -1,0 +1,170 @@
+"""Who computes an attention: looked up by its shape, and measured when a shape is first met."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..kernels.arguments import FLOATS
+from .attention_candidates import Candidate, Problem
+from .attention_choices import STOCK, Choices, Verdict
+from .attention_operator import enrol, routed_attention, stock
+from .attention_trial import Trial, seconds_a_call
+
+if TYPE_CHECKING:
+    from ..report import PassRecord
+
+
+@dataclass
+class Router:
+    """The choices of one pass on one pipe.
+
+    `candidates` are those to choose from, by name; `measure` is whether an unknown shape is
+    measured or left to stock; `in_graphs` has the devices on which compiled graphs are routed.
+    Calls are counted in `record.ran` by who computed them.
+    """
+
+    candidates: Mapping[str, Candidate]
+    choices: Choices
+    record: PassRecord
+    measure: bool = True
+    in_graphs: tuple[str, ...] = ("cuda",)
+    _known: dict[Any, Candidate | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._name = enrol(self)
+
+    def way(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        dropout: float,
+        causal: bool,
+        scale: float | None,
+        grouped: bool,
+    ) -> Callable[..., torch.Tensor] | None:
+        """What computes (query, key, value, mask, causal, scale) in stock's place; None for stock.
+
+        The tensors are (B, H, S, D), (B, Hk, T, D), (B, Hk, T, Dv). A graph that is being compiled
+        gets one operator, which chooses when it runs: a choice made while tracing would tie the
+        graph to one size.
+        """
+        if dropout > 0 or torch.is_grad_enabled() or not _of_known_form(query, key, value, grouped):
+            return None
+        if torch.is_autocast_enabled(query.device.type):
+            return None
+        if torch.compiler.is_compiling():
+            routed = query.device.type in self.in_graphs and not torch.compiler.is_exporting()
+            return self._as_a_node if routed else None
+        found = self._candidate(query, key, value, mask, causal, scale)
+        return found.compute if found else None
+
+    def compute(self, *arguments: Any) -> torch.Tensor:
+        """The attention of (query, key, value, mask, causal, scale), by the way chosen for it."""
+        found = self._candidate(*arguments)
+        return found.compute(*arguments) if found else stock(*arguments)
+
+    def _as_a_node(self, *arguments: Any) -> torch.Tensor:
+        return routed_attention(*arguments, self._name)  # type: ignore[no-any-return]
+
+    def _candidate(self, *arguments: Any) -> Candidate | None:
+        """The winner for these arguments, None where that is stock; counted as a call."""
+        ran = self.record.ran
+        query, key, value, mask, causal, _ = arguments
+        if _restricted():
+            ran[f"{STOCK}, torch's backends being restricted"] += 1
+            return None
+        form = (
+            *(query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
+            *(query.dtype, query.device, causal),
+            None if mask is None else (mask.shape, mask.dtype),
+        )
+        if form not in self._known:
+            if _capturing(query):
+                ran[f"{STOCK}, unknown when a graph was captured"] += 1
+                return None
+            self._learn(form, Problem.of(query, key, value, mask, causal), arguments)
+        found = self._known.get(form)
+        ran[found.name if found else STOCK] += 1
+        return found
+
+    def _learn(self, form: Any, problem: Problem, arguments: tuple[Any, ...]) -> None:
+        """Look up or measure who computes what has this form."""
+        fit = {name: each for name, each in self.candidates.items() if each.fits(problem)}
+        verdict = self.choices.get(str(problem)) if fit else Verdict(STOCK)
+        if verdict is None and not self.measure:
+            verdict = Verdict(STOCK)
+            self.record.note(f"{problem.in_words}: {STOCK}, never measured")
+        elif verdict is None:
+            verdict = self._measured(problem, fit, arguments)
+        elif fit:
+            self.record.note(_told(problem, verdict))
+        if verdict is not None:
+            self._known[form] = fit.get(verdict.winner)
+
+    def _measured(
+        self, problem: Problem, fit: Mapping[str, Candidate], arguments: tuple[Any, ...]
+    ) -> Verdict | None:
+        """The verdict of a trial, kept; None where the tensors at hand don't allow one."""
+        start = time.perf_counter()
+        try:
+            verdict = Trial(stock, *arguments).verdict(fit, seconds_a_call)
+        except torch.OutOfMemoryError:
+            self.record.note(f"{problem.in_words}: {STOCK}, no memory to try others")
+            return Verdict(STOCK)
+        finally:
+            self.record.seconds["measuring"] += time.perf_counter() - start
+        if verdict is None:
+            self.record.note(f"{problem.in_words}: not measured on a result that isn't finite")
+            return None
+        self.record.ran["shapes measured"] += 1
+        self.choices.keep(str(problem), verdict)
+        self.record.note(_told(problem, verdict))
+        return verdict
+
+
+def _of_known_form(query: Any, key: Any, value: Any, grouped: bool) -> bool:
+    """Plain 4-D tensors on a CPU or GPU, with something in them, that torch itself would take."""
+    tensors = (query, key, value)
+    return (
+        all(type(each) is torch.Tensor and each.dim() == 4 for each in tensors)
+        and query.dtype in FLOATS
+        and query.device.type in ("cpu", "cuda")
+        and all(each.dtype == query.dtype and each.device == query.device for each in tensors)
+        and all(0 not in each.shape for each in tensors)
+        and (grouped or query.shape[1] == key.shape[1] == value.shape[1])
+    )
+
+
+def _capturing(query: torch.Tensor) -> bool:
+    return query.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _restricted() -> bool:
+    """Whether someone has switched one of torch's backends off, for the process or for a while."""
+    cuda = torch.backends.cuda
+    return not (
+        cuda.flash_sdp_enabled()
+        and cuda.mem_efficient_sdp_enabled()
+        and cuda.math_sdp_enabled()
+        and cuda.cudnn_sdp_enabled()
+    )
+
+
+def _told(problem: Problem, verdict: Verdict) -> str:
+    """The verdict in a line of the report."""
+    if verdict.winner == STOCK:
+        line = f"{problem.in_words}: {STOCK}"
+    else:
+        line = f"{problem.in_words}: {verdict.winner}, {verdict.speedup:.2f} times {STOCK}"
+    error = verdict.errors.get(verdict.winner)
+    if error is not None and verdict.winner != STOCK:
+        line += f", error {error:.1e} ({STOCK}'s {verdict.errors[STOCK]:.1e})"
+    dropped = (f"{name} dropped: {reason}" for name, reason in verdict.dropped.items())
+    return "; ".join([line, *dropped])
