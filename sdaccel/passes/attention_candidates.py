@@ -222,13 +222,6 @@ def _heads_at_once(queries: int, keys: int) -> int:
     return max(1, (64 << 20) // (4 * queries * keys))
 
 
-def _packed(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
-    """What stock runs, on copies in which a head's rows lie side by side."""
-    return torch.nn.functional.scaled_dot_product_attention(
-        query.contiguous(), key.contiguous(), value.contiguous(), mask, 0.0, causal, scale=scale
-    )
-
-
 def _flex(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
     grouped = query.shape[1] != key.shape[1]
     return _compiled_flex()(query, key, value, scale=scale, enable_gqa=grouped)
@@ -303,7 +296,6 @@ def candidates() -> tuple[Candidate, ...]:
         Candidate("sdpa_efficient", _efficient, _any_head),
         Candidate("sdpa_math", _math, lambda p: p.scores <= _MOST_SCORES),
         Candidate("products", _products, lambda p: p.device == "cpu" and _plain(p) and _by_hand(p)),
-        Candidate("sdpa_packed", _packed, lambda p: p.device == "cpu" and not p.grouped),
         Candidate("flex", _flex, lambda p: p.device == "cuda" and p.dense and _plain(p)),
         *(
             Candidate(

@@ -172,6 +172,8 @@ class Trial:
                 ratios[name].append(stock / taken)
                 if taken > _HOPELESS * stock:
                     del ratios[name]
+            if not ratios:
+                break
         return ratios
 
 

@@ -69,7 +69,7 @@ HALF = {"dtype": torch.bfloat16}
 
 
 def test_on_a_gpu_all_are_offered_for_plain_heads_in_16_bit() -> None:
-    assert offered("cuda", **HALF) == set(NAMES) - {"products", "sdpa_packed"}
+    assert offered("cuda", **HALF) == set(NAMES) - {"products"}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,23 @@ def test_others_align_a_causal_mask_at_the_last_token() -> None:
     assert posed.queries == posed.keys
     names = {each.name for each in candidates() if each.fits(posed)}
     assert {"flash_attn", "flash_attn_3", "sage"} <= names
+
+
+FUSED = [
+    each for each in candidates() if each.name in {"sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}
+]
+
+
+@pytest.mark.parametrize("candidate", FUSED, ids=lambda each: each.name)
+@pytest.mark.parametrize("mask", [None, KEPT])
+def test_torch_s_fused_operators_take_what_they_are_given(candidate: Any, mask: Any) -> None:
+    """On the meta device their arguments are checked, and nothing is computed."""
+    if mask is not None and candidate.name == "sdpa_flash":
+        pytest.skip("takes no mask, and is offered none")
+    given = [each.to("meta") for each in tensors(torch.bfloat16)]
+    mask = None if mask is None else mask.to("meta")
+    found = candidate.compute(*given, mask, False, 0.3)
+    assert (found.shape, found.dtype) == ((2, 3, 17, 40), torch.bfloat16)
 
 
 def test_scores_that_would_fill_memory_are_never_written() -> None:
