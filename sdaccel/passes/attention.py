@@ -41,7 +41,7 @@ class Attention(Pass):
     For tinkering:
         candidates: the names of the ways to choose from besides stock's; None for all.
         measure: False takes known choices alone, and measures nothing.
-        folder: where choices are kept; None is SDACCEL_CACHE or the system's folder of caches.
+        folder: where choices are kept; None is `attention` in SDACCEL_CACHE or the user's cache.
     """
 
     lower_precision: bool = False

@@ -155,12 +155,19 @@ def _kernel_fallbacks() -> int:
     from ..kernels.operator import operators
 
     found = operators().get("attention")
-    return sum(found.reasons.values()) if found else 0
+    return found.runs["reference"] if found else 0
+
+
+def _native(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
+    from ..kernels.attention_native import attention_native
+
+    return attention_native(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def _flash(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
     flash = torch.ops.aten._scaled_dot_product_flash_attention
-    return flash(query, key, value, 0.0, causal, False, scale=scale)[0]
+    found: torch.Tensor = flash(query, key, value, 0.0, causal, False, scale=scale)[0]
+    return found
 
 
 def _efficient(
@@ -168,13 +175,15 @@ def _efficient(
 ) -> torch.Tensor:
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     bias = _bias(query, key, mask)
-    return efficient(query, key, value, bias, False, 0.0, causal, scale=scale)[0]
+    found: torch.Tensor = efficient(query, key, value, bias, False, 0.0, causal, scale=scale)[0]
+    return found
 
 
 def _cudnn(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
-    bias = _bias(query, key, mask)
-    return cudnn(query, key, value, bias, False, 0.0, causal, False, scale=scale)[0]
+    options = (_bias(query, key, mask), False, 0.0, causal, False)
+    found: torch.Tensor = cudnn(query, key, value, *options, scale=scale)[0]
+    return found
 
 
 def _bias(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> Any:
@@ -200,7 +209,10 @@ def _math(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any)
     plain = torch.ops.aten._scaled_dot_product_attention_math
     bias = None if mask is None else added(mask, query.dtype)
     grouped = query.shape[1] != key.shape[1]
-    return plain(query, key, value, bias, 0.0, causal, scale=scale, enable_gqa=grouped)[0]
+    found: torch.Tensor = plain(
+        query, key, value, bias, 0.0, causal, scale=scale, enable_gqa=grouped
+    )[0]
+    return found
 
 
 def _products(
@@ -232,7 +244,7 @@ def _compiled_flex() -> Compute:
     """One for all shapes: sizes are dynamic, so that it is compiled once for each head width."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)  # type: ignore[no-any-return]
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def _flash_attn(module: str) -> Compute:
@@ -243,9 +255,10 @@ def _flash_attn(module: str) -> Compute:
     ) -> torch.Tensor:
         flash = importlib.import_module(module).flash_attn_func
         rows = (each.transpose(1, 2) for each in (query, key, value))
-        found = flash(*rows, softmax_scale=scale, causal=causal)
+        result = flash(*rows, softmax_scale=scale, causal=causal)
         # FA3's first versions return the log-sum-exp as well
-        return (found[0] if isinstance(found, tuple) else found).transpose(1, 2)
+        found: torch.Tensor = result[0] if isinstance(result, tuple) else result
+        return found.transpose(1, 2)
 
     return compute
 
@@ -291,6 +304,7 @@ def candidates() -> tuple[Candidate, ...]:
             module=_KERNEL,
             fallbacks=_kernel_fallbacks,
         ),
+        Candidate("native", _native, lambda p: p.device == "cpu" and p.dense and _plain(p)),
         Candidate("sdpa_flash", _flash, lambda p: _half_head(p) and not p.mask),
         Candidate("sdpa_cudnn", _cudnn, _half_head),
         Candidate("sdpa_efficient", _efficient, _any_head),

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..kernels.native import cache_folder
 
 STOCK = "stock"
 """The name of what stock would run, where nothing beats it."""
@@ -40,7 +41,7 @@ class Choices:
     def __init__(
         self, folder: Path | None, identity: Mapping[str, Any], note: Callable[[str], None]
     ) -> None:
-        self.path = (folder or default_folder()) / _file_name(identity)
+        self.path = (folder or cache_folder() / "attention") / _file_name(identity)
         self._identity = dict(identity)
         self._note = note
         self._verdicts = self._read()
@@ -86,20 +87,6 @@ class Choices:
         except (ValueError, KeyError, TypeError, AttributeError):
             self._note(f"kept choices are measured anew: {self.path} is damaged")
         return {}
-
-
-def default_folder() -> Path:
-    """SDACCEL_CACHE if it is set, else a folder of ours where this system keeps caches."""
-    own = os.environ.get("SDACCEL_CACHE")
-    if own:
-        return Path(own) / "attention"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "sdaccel" / "attention"
 
 
 def _file_name(identity: Mapping[str, Any]) -> str:

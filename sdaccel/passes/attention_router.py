@@ -24,15 +24,13 @@ class Router:
     """The choices of one pass on one pipe.
 
     `candidates` are those to choose from, by name; `measure` is whether an unknown shape is
-    measured or left to stock; `in_graphs` has the devices on which compiled graphs are routed.
-    Calls are counted in `record.ran` by who computed them.
+    measured or left to stock. Calls are counted in `record.ran` by who computed them.
     """
 
     candidates: Mapping[str, Candidate]
     choices: Choices
     record: PassRecord
     measure: bool = True
-    in_graphs: tuple[str, ...] = ("cuda",)
     _known: dict[Any, Candidate | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,8 +58,7 @@ class Router:
         if torch.is_autocast_enabled(query.device.type):
             return None
         if torch.compiler.is_compiling():
-            routed = query.device.type in self.in_graphs and not torch.compiler.is_exporting()
-            return self._as_a_node if routed else None
+            return None if torch.compiler.is_exporting() else self._as_a_node
         found = self._candidate(query, key, value, mask, causal, scale)
         return found.compute if found else None
 

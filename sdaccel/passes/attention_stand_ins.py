@@ -80,11 +80,11 @@ def _for_diffusers(router: Router, stock: Function, chosen_for_all: Function) ->
     ) -> Any:
         chosen = backend if backend is not None else chosen_for_all()
         if chosen is None and parallel_config is None and not attention_kwargs:
-            heads = [each.transpose(1, 2) for each in (query, key, value)]
+            q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
             mask = _of_keys(attn_mask, query, key)
-            way = router.way(*heads, mask, dropout_p, is_causal, scale, enable_gqa)
+            way = router.way(q, k, v, mask, dropout_p, is_causal, scale, enable_gqa)
             if way is not None:
-                return way(*heads, mask, is_causal, scale).transpose(1, 2)
+                return way(q, k, v, mask, is_causal, scale).transpose(1, 2)
         elif not torch.compiler.is_compiling():
             ran[_why(chosen, parallel_config)] += 1
         return stock(

@@ -116,12 +116,12 @@ class Trial:
             return "its kernel did not run"
         if found.shape != stock.shape or found.dtype != stock.dtype:
             return f"gave {found.dtype} {list(found.shape)}"
-        error = self.errors[name] = distance(found[:, rows], truth)
+        off = self.errors[name] = distance(found[:, rows], truth)
         bound = self._bound(candidate)
         # the rows that the truth is known of are few: the others are held to stock's
         elsewhere = distance(found, stock)
-        if not (error <= bound and elsewhere <= 2 * (bound + self.errors[STOCK])):
-            return f"error {max(error, elsewhere):.1e}, stock's {self.errors[STOCK]:.1e}"
+        if not (off <= bound and elsewhere <= 2 * (bound + self.errors[STOCK])):
+            return f"error {max(off, elsewhere):.1e}, stock's {self.errors[STOCK]:.1e}"
         return None
 
     def _bound(self, candidate: Candidate) -> float:
@@ -150,10 +150,10 @@ class Trial:
             mask = added(mask, torch.float64)
         plain = torch.ops.aten._scaled_dot_product_attention_math
         grouped = query.shape[1] != key.shape[1]
-        found = plain(
+        found: torch.Tensor = plain(
             query[:, :, rows], key, value, mask, 0.0, False, scale=self.scale, enable_gqa=grouped
-        )
-        return found[0].transpose(1, 2)  # type: ignore[no-any-return]
+        )[0]
+        return found.transpose(1, 2)
 
     def _times(self, right: Mapping[str, Candidate], timer: Timer) -> dict[str, list[float]]:
         """By name, how many times as fast as stock, round by round; what is far behind is left."""

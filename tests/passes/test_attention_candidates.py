@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sdaccel.kernels.operator import UnsupportedError
 from sdaccel.passes.attention_candidates import NAMES, Problem, _bias, candidates
 from sdaccel.passes.attention_operator import stock
 
@@ -41,7 +42,11 @@ ON_CPU = [each for each in candidates() if each.fits(problem("cpu"))]
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_on_a_cpu_each_computes_what_torch_does(candidate: Any, scale: float | None) -> None:
     arguments = (*tensors(), None, False, scale)
-    torch.testing.assert_close(candidate.compute(*arguments), stock(*arguments))
+    try:
+        found = candidate.compute(*arguments)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    torch.testing.assert_close(found, stock(*arguments))
 
 
 @pytest.mark.parametrize("options", [{"mask": KEPT}, {"causal": True}, {"key_heads": 1}])
@@ -69,7 +74,7 @@ HALF = {"dtype": torch.bfloat16}
 
 
 def test_on_a_gpu_all_are_offered_for_plain_heads_in_16_bit() -> None:
-    assert offered("cuda", **HALF) == set(NAMES) - {"products"}
+    assert offered("cuda", **HALF) == set(NAMES) - {"products", "native"}
 
 
 @pytest.mark.parametrize(
@@ -94,17 +99,18 @@ def test_others_align_a_causal_mask_at_the_last_token() -> None:
     assert {"flash_attn", "flash_attn_3", "sage"} <= names
 
 
-FUSED = [
-    each for each in candidates() if each.name in {"sdpa_flash", "sdpa_cudnn", "sdpa_efficient"}
+ON_META = [
+    (name, mask)
+    for name in ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math")
+    for mask in (None, KEPT)
+    if mask is None or name != "sdpa_flash"
 ]
 
 
-@pytest.mark.parametrize("candidate", FUSED, ids=lambda each: each.name)
-@pytest.mark.parametrize("mask", [None, KEPT])
-def test_torch_s_fused_operators_take_what_they_are_given(candidate: Any, mask: Any) -> None:
+@pytest.mark.parametrize(("name", "mask"), ON_META)
+def test_torch_s_operators_take_what_they_are_given(name: str, mask: Any) -> None:
     """On the meta device their arguments are checked, and nothing is computed."""
-    if mask is not None and candidate.name == "sdpa_flash":
-        pytest.skip("takes no mask, and is offered none")
+    candidate = next(each for each in candidates() if each.name == name)
     given = [each.to("meta") for each in tensors(torch.bfloat16)]
     mask = None if mask is None else mask.to("meta")
     found = candidate.compute(*given, mask, False, 0.3)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sdaccel.passes.attention_choices import Choices, Verdict, default_folder
+from sdaccel.passes.attention_choices import Choices, Verdict
 
 MACHINE = {"device": "A GPU (80 GB)", "torch": "2.13"}
 WON = Verdict("quick", 1.5, {"other": "error 1.0e+00"}, {"stock": 1e-3, "quick": 1e-3})
@@ -78,15 +77,11 @@ def test_a_folder_that_can_t_be_written_is_done_without(tmp_path: Path) -> None:
     assert any("can't be written" in note for note in notes)
 
 
-def test_the_folder_is_the_user_s_or_the_system_s(
+def test_the_folder_is_the_one_of_all_that_this_package_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_folder() == tmp_path / "own" / "attention"
+    assert Choices(None, MACHINE, print).path.parent == tmp_path / "own" / "attention"
     monkeypatch.delenv("SDACCEL_CACHE")
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert default_folder() == tmp_path / "xdg" / "sdaccel" / "attention"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache" / "sdaccel" / "attention"
+    assert Choices(None, MACHINE, print).path.parent == tmp_path / "xdg" / "sdaccel" / "attention"

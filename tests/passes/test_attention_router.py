@@ -259,7 +259,7 @@ class Graphs:
         return [str(node.target) for graph in self.graphs for node in graph.graph.nodes]
 
 
-def compiled(processor: Any, graphs: Graphs) -> Callable[..., torch.Tensor]:
+def compiled(processor: Any, graphs: Callable[..., Any]) -> Callable[..., torch.Tensor]:
     def call(*tensors: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = processor(*tensors)
         return found
@@ -271,7 +271,7 @@ def compiled(processor: Any, graphs: Graphs) -> Callable[..., torch.Tensor]:
 def test_a_graph_holds_one_node_which_serves_new_sizes(
     kind: type, make: Callable[..., Router]
 ) -> None:
-    router, graphs = make(in_graphs=("cpu",)), Graphs()
+    router, graphs = make(), Graphs()
     run = compiled(routed(kind, router), graphs)
     for tokens in (12, 16, 20, 28, 36):
         torch.testing.assert_close(run(*heads(tokens)), kind()(*heads(tokens)))
@@ -282,22 +282,34 @@ def test_a_graph_holds_one_node_which_serves_new_sizes(
     assert router.record.ran["shapes measured"] == 5
 
 
-@pytest.mark.parametrize("kind", [Processor, LongWay])
-def test_elsewhere_it_holds_torch_s_attention(
-    kind: type, make: Callable[..., Router], race: racing.Race
+def test_nothing_is_measured_while_a_graph_is_made(
+    make: Callable[..., Router], race: racing.Race
 ) -> None:
-    router, graphs = make(in_graphs=()), Graphs()
-    run = compiled(routed(kind, router), graphs)
-    for tokens in (12, 16, 20):
-        torch.testing.assert_close(run(*heads(tokens)), kind()(*heads(tokens)))
-    assert len(graphs.graphs) == 2
-    assert not any("routed_attention" in each for each in graphs.calls())
-    assert race.calls["quick"] == race.timed == 0
-    assert not router.record.ran
+    made: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        made.append(race.calls["quick"] + race.timed)
+        return graph
+
+    compiled(routed(Processor, make()), backend)(*heads())
+    assert made == [0]
+    assert race.timed > 0
+
+
+def test_an_exported_program_has_torch_s_own_attention(make: Callable[..., Router]) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            return processor(*tensors)
+
+    processor = routed(Processor, make())
+    program = torch.export.export(Model(), tuple(heads()))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert any("scaled_dot_product_attention" in each for each in targets)
+    assert not any("routed" in each for each in targets)
 
 
 def test_two_pipes_don_t_share_what_is_compiled(make: Callable[..., Router]) -> None:
-    first, second, graphs = make(in_graphs=("cpu",)), make(in_graphs=("cpu",)), Graphs()
+    first, second, graphs = make(), make(), Graphs()
     for router in (first, second):
         compiled(routed(Processor, router), graphs)(*heads())
     assert first.record.ran["quick"] == second.record.ran["quick"] == 1
@@ -320,7 +332,7 @@ def test_a_graph_that_outlives_its_pipe_calls_torch_s_attention() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_inductor_takes_the_node_with_its_strides(make: Callable[..., Router]) -> None:
-    router = make(in_graphs=("cpu",))
+    router = make()
     run = torch.compile(compiled_body(routed(Processor, router)), fullgraph=True)
     torch.testing.assert_close(run(*heads()), compiled_body(Processor())(*heads()))
     assert router.record.ran["quick"] == 1
