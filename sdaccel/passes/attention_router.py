@@ -53,46 +53,61 @@ class Router:
         gets one operator, which chooses when it runs: a choice made while tracing would tie the
         graph to one size.
         """
-        if dropout > 0 or torch.is_grad_enabled() or not _of_known_form(query, key, value, grouped):
-            return None
-        if torch.is_autocast_enabled(query.device.type):
+        if dropout > 0 or torch.is_grad_enabled():
             return None
         if torch.compiler.is_compiling():
-            return None if torch.compiler.is_exporting() else self._as_a_node
-        found = self._candidate(query, key, value, mask, causal, scale)
+            node = _of_known_form(query, key, value, grouped) and not torch.compiler.is_exporting()
+            return self._as_a_node if node and not _cast(query) else None
+        if _cast(query):
+            return None
+        found = self._candidate(query, key, value, mask, causal, scale, grouped)
         return found.compute if found else None
 
     def compute(self, *arguments: Any) -> torch.Tensor:
         """The attention of (query, key, value, mask, causal, scale), by the way chosen for it."""
-        found = self._candidate(*arguments)
+        found = self._candidate(*arguments, arguments[0].shape[1] != arguments[1].shape[1])
         return found.compute(*arguments) if found else stock(*arguments)
 
     def _as_a_node(self, *arguments: Any) -> torch.Tensor:
         return routed_attention(*arguments, self._name)  # type: ignore[no-any-return]
 
-    def _candidate(self, *arguments: Any) -> Candidate | None:
+    def _candidate(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        causal: bool,
+        scale: float | None,
+        grouped: bool,
+    ) -> Candidate | None:
         """The winner for these arguments, None where that is stock; counted as a call."""
         ran = self.record.ran
-        query, key, value, mask, causal, _ = arguments
         if _restricted():
             ran[f"{STOCK}, torch's backends being restricted"] += 1
             return None
         form = (
-            *(query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
-            *(query.dtype, query.device, causal),
-            None if mask is None else (mask.shape, mask.dtype),
+            *(type(query), query.dtype, query.device, query.shape, query.stride()),
+            *(type(key), key.dtype, key.device, key.shape, key.stride()),
+            *(type(value), value.dtype, value.device, value.shape, value.stride()),
+            None if mask is None else (mask.dtype, mask.shape),
+            *(causal, grouped),
         )
         if form not in self._known:
             if _capturing(query):
                 ran[f"{STOCK}, unknown when a graph was captured"] += 1
                 return None
-            self._learn(form, Problem.of(query, key, value, mask, causal), arguments)
+            if _of_known_form(query, key, value, grouped):
+                self._learn(form, (query, key, value, mask, causal, scale))
+            else:
+                self._known[form] = None
         found = self._known.get(form)
-        ran[found.name if found else STOCK] += 1
+        ran[found.name if found is not None else STOCK] += 1
         return found
 
-    def _learn(self, form: Any, problem: Problem, arguments: tuple[Any, ...]) -> None:
+    def _learn(self, form: Any, arguments: tuple[Any, ...]) -> None:
         """Look up or measure who computes what has this form."""
+        problem = Problem.of(*arguments[:5])
         fit = {name: each for name, each in self.candidates.items() if each.fits(problem)}
         verdict = self.choices.get(str(problem)) if fit else Verdict(STOCK)
         if verdict is None and not self.measure:
@@ -137,6 +152,11 @@ def _of_known_form(query: Any, key: Any, value: Any, grouped: bool) -> bool:
         and all(0 not in each.shape for each in tensors)
         and (grouped or query.shape[1] == key.shape[1] == value.shape[1])
     )
+
+
+def _cast(query: torch.Tensor) -> bool:
+    """Whether autocast is to choose the dtype, which stock's attention knows about."""
+    return torch.is_autocast_enabled(query.device.type)
 
 
 def _capturing(query: torch.Tensor) -> bool:

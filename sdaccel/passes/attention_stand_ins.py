@@ -25,7 +25,7 @@ def stand_ins(router: Router) -> list[tuple[Function, Function]]:
     pairs = [(torch.nn.functional.scaled_dot_product_attention, _for_torch(router))]
     dispatch = attention_dispatch.dispatch_attention_fn
     if tuple(inspect.signature(dispatch).parameters) == _KNOWN:
-        pairs.append((dispatch, _for_diffusers(router, dispatch, _chosen_for_all)))
+        pairs.append((dispatch, _for_diffusers(router, dispatch)))
     else:
         router.record.note("diffusers' dispatcher has changed: what goes through it is left alone")
     return pairs
@@ -56,13 +56,16 @@ def _for_torch(router: Router) -> Function:
     return scaled_dot_product_attention
 
 
-def _for_diffusers(router: Router, stock: Function, chosen_for_all: Function) -> Function:
+def _for_diffusers(router: Router, stock: Function) -> Function:
     """Rows are tokens there: query (B, S, H, D), key and value (B, T, Hk, .).
 
     A backend that the user has chosen, for a processor or for all, is kept, and so is context
     parallelism.
     """
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
     ran: Counter[str] = router.record.ran
+    registry, native = _AttentionBackendRegistry, AttentionBackendName.NATIVE
 
     def dispatch_attention_fn(
         query: torch.Tensor,
@@ -78,7 +81,9 @@ def _for_diffusers(router: Router, stock: Function, chosen_for_all: Function) ->
         backend: Any = None,
         parallel_config: Any = None,
     ) -> Any:
-        chosen = backend if backend is not None else chosen_for_all()
+        chosen = backend
+        if backend is None and registry._active_backend != native:
+            chosen = registry._active_backend
         if chosen is None and parallel_config is None and not attention_kwargs:
             q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
             mask = _of_keys(attn_mask, query, key)
@@ -95,14 +100,6 @@ def _for_diffusers(router: Router, stock: Function, chosen_for_all: Function) ->
         )
 
     return dispatch_attention_fn
-
-
-def _chosen_for_all() -> Any:
-    """The backend that someone has made diffusers' default, or None where it is torch's own."""
-    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-
-    active = _AttentionBackendRegistry._active_backend
-    return None if active == AttentionBackendName.NATIVE else active
 
 
 def _of_keys(mask: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
