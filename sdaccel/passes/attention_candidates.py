@@ -27,8 +27,9 @@ times as fast as products at 1,024 tokens, 5 times at 4,096 (two cores of an AMD
 class Problem:
     """One attention as far as its speed depends on it; `str` is its key on disk.
 
-    `layout` has an order of dimensions for query, key and value, slowest first; `mask` a dtype and
-    the sizes, "" where there is none.
+    There the numbers of tokens lie on a grid of eight steps an octave, since prompts differ by a
+    few. `layout` has an order of dimensions for query, key and value, slowest first; `mask` a dtype
+    and the dimensions of b, h, s, t that it has, "" where there is none.
     """
 
     device: str
@@ -55,7 +56,6 @@ class Problem:
     ) -> Problem:
         """The problem that these tensors pose."""
         batch, heads, queries, width = query.shape
-        sizes = "" if mask is None else "x".join(str(size) for size in mask.shape)
         return cls(
             query.device.type,
             query.dtype,
@@ -67,12 +67,12 @@ class Problem:
             width,
             value.shape[3],
             (_order(query), _order(key), _order(value)),
-            "" if mask is None else f"{_short(mask.dtype)} {sizes}",
+            "" if mask is None else f"{_short(mask.dtype)} {_spread(mask)}",
             causal,
         )
 
     def __str__(self) -> str:
-        tokens = f"{self.batch}x{self.queries}x{self.keys}"
+        tokens = f"{self.batch}x{_on_grid(self.queries)}x{_on_grid(self.keys)}"
         heads = f"{self.heads}/{self.key_heads} heads of {self.width}/{self.value_width}"
         parts = [tokens, heads, _short(self.dtype), " ".join(self.layout)]
         parts += [f"mask {self.mask}"] * bool(self.mask) + ["causal"] * self.causal
@@ -111,6 +111,18 @@ def _order(tensor: torch.Tensor) -> str:
     """The dimensions b, h, s, d from the largest stride to the smallest; sizes of 1 left out."""
     named = zip(tensor.stride(), "bhsd", tensor.shape, strict=True)
     return "".join(name for stride, name, size in sorted(named, reverse=True) if size > 1)
+
+
+def _spread(mask: torch.Tensor) -> str:
+    """The dimensions b, h, s, t along which a mask isn't one for all."""
+    named = zip(reversed(mask.shape), "tshb", strict=False)
+    return "".join(name for size, name in named if size > 1)[::-1]
+
+
+def _on_grid(tokens: int) -> str:
+    """Rounded up to four binary digits; "+" for what isn't in whole vectors of 8."""
+    step = 1 << max(0, tokens.bit_length() - 4)
+    return f"{-(-tokens // step) * step}" + "+" * bool(tokens % 8)
 
 
 def _short(dtype: torch.dtype) -> str:

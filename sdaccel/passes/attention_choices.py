@@ -99,4 +99,6 @@ def _verdict(values: Mapping[str, Any]) -> Verdict:
     verdict = Verdict(**values)
     if not isinstance(verdict.winner, str) or not isinstance(verdict.speedup, (int, float)):
         raise TypeError("no verdict")
+    if verdict.winner != STOCK and not {verdict.winner, STOCK} <= verdict.errors.keys():
+        raise ValueError("no errors")
     return verdict

@@ -13,7 +13,7 @@ from ..kernels.arguments import FLOATS
 from .attention_candidates import Candidate, Problem
 from .attention_choices import STOCK, Choices, Verdict
 from .attention_operator import enrol, routed_attention, stock
-from .attention_trial import Trial, seconds_a_call
+from .attention_trial import WRONG, Trial, seconds_a_call
 
 if TYPE_CHECKING:
     from ..report import PassRecord
@@ -65,7 +65,8 @@ class Router:
 
     def compute(self, *arguments: Any) -> torch.Tensor:
         """The attention of (query, key, value, mask, causal, scale), by the way chosen for it."""
-        found = self._candidate(*arguments, arguments[0].shape[1] != arguments[1].shape[1])
+        query, key = arguments[:2]
+        found = self._candidate(*arguments, grouped=query.shape[1] != key.shape[1])
         return found.compute(*arguments) if found else stock(*arguments)
 
     def _as_a_node(self, *arguments: Any) -> torch.Tensor:
@@ -116,7 +117,7 @@ class Router:
         elif verdict is None:
             verdict = self._measured(problem, fit, arguments)
         elif fit:
-            self.record.note(_told(problem, verdict))
+            self._tell(problem, verdict)
         if verdict is not None:
             self._known[form] = fit.get(verdict.winner)
 
@@ -137,8 +138,23 @@ class Router:
             return None
         self.record.ran["shapes measured"] += 1
         self.choices.keep(str(problem), verdict)
-        self.record.note(_told(problem, verdict))
+        self._tell(problem, verdict)
         return verdict
+
+    def _tell(self, problem: Problem, verdict: Verdict) -> None:
+        """A line for the shape, and one for each candidate that can't run at all."""
+        line = f"{problem.in_words}: {verdict.winner}"
+        if verdict.winner != STOCK:
+            own, stocks = verdict.errors[verdict.winner], verdict.errors[STOCK]
+            line += (
+                f", {verdict.speedup:.2f} times {STOCK}, error {own:.1e} ({STOCK}'s {stocks:.1e})"
+            )
+        for name, reason in verdict.dropped.items():
+            if reason.startswith(WRONG):
+                line += f"; {name} dropped: {reason}"
+            else:
+                self.record.note(f"{name} dropped: {reason}")
+        self.record.note(line)
 
 
 def _of_known_form(query: Any, key: Any, value: Any, grouped: bool) -> bool:
@@ -172,16 +188,3 @@ def _restricted() -> bool:
         and cuda.math_sdp_enabled()
         and cuda.cudnn_sdp_enabled()
     )
-
-
-def _told(problem: Problem, verdict: Verdict) -> str:
-    """The verdict in a line of the report."""
-    if verdict.winner == STOCK:
-        line = f"{problem.in_words}: {STOCK}"
-    else:
-        line = f"{problem.in_words}: {verdict.winner}, {verdict.speedup:.2f} times {STOCK}"
-    error = verdict.errors.get(verdict.winner)
-    if error is not None and verdict.winner != STOCK:
-        line += f", error {error:.1e} ({STOCK}'s {verdict.errors[STOCK]:.1e})"
-    dropped = (f"{name} dropped: {reason}" for name, reason in verdict.dropped.items())
-    return "; ".join([line, *dropped])

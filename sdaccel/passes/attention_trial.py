@@ -15,13 +15,16 @@ from .attention_choices import STOCK, Verdict
 
 Run = Callable[[], torch.Tensor]
 Timer = Callable[[Run, int, torch.device], float]
+WRONG = "error"
+"""With this word begins the reason to drop what is wrong, rather than unable."""
 MARGIN = 1.03
 """A winner is this many times as fast as stock, or stock stays."""
 _STRICT_FP32 = 1e-6
 """In fp32 a whole forward may differ by 1e-5; it has dozens of attentions, so each gets a tenth."""
 _NO_WORSE = 1.25
 _LOWER_PRECISION = 0.05
-_ROUNDS = 5
+_ROUNDS, _FEWER_ROUNDS = 5, 3
+_LONG = 0.3  # seconds a call, from which on fewer rounds have to do
 _HOPELESS = 1.5
 
 
@@ -121,7 +124,7 @@ class Trial:
         # the rows that the truth is known of are few: the others are held to stock's
         elsewhere = distance(found, stock)
         if not (off <= bound and elsewhere <= 2 * (bound + self.errors[STOCK])):
-            return f"error {max(off, elsewhere):.1e}, stock's {self.errors[STOCK]:.1e}"
+            return f"{WRONG} {max(off, elsewhere):.1e}, stock's {self.errors[STOCK]:.1e}"
         return None
 
     def _bound(self, candidate: Candidate) -> float:
@@ -165,7 +168,7 @@ class Trial:
         first = seconds(self.stock, 1)
         calls = max(1, min(50, round(5e-3 / max(first, 1e-9))))
         ratios: dict[str, list[float]] = {name: [] for name in right}
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS if first < _LONG else _FEWER_ROUNDS):
             stock = seconds(self.stock, calls)
             for name in list(ratios):
                 taken = seconds(right[name].compute, calls)

@@ -136,7 +136,14 @@ def test_a_problem_names_all_that_speed_depends_on() -> None:
         str(Problem.of(*tensors(key_heads=1), None, False)),
     }
     assert len(keys) == 9
+    assert str(Problem.of(q, k, v, KEPT, False)).endswith("mask bool t")
     assert problem("cpu").in_words == "2 x 17x29 tokens, 3 heads of 40, fp32"
+
+
+def test_a_prompt_of_a_few_more_tokens_is_no_new_problem() -> None:
+    keys = {keys: str(problem("cpu", keys=keys)) for keys in (300, 301, 311, 312, 320, 400, 512)}
+    assert keys[301] == keys[311] != keys[312], "aligned or not"
+    assert keys[312] == keys[320] != keys[400] != keys[512]
 
 
 @pytest.mark.parametrize("keys", [29, 32])

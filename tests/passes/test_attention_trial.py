@@ -49,8 +49,14 @@ def test_what_is_not_clearly_faster_never_wins(race: racing.Race, seconds: float
     assert verdict(race) == Verdict(STOCK, 1.0, {}, {STOCK: pytest.approx(0, abs=1e-6)})
 
 
+def test_a_long_call_is_timed_less_often(race: racing.Race) -> None:
+    race.enter("quick", 0.5)
+    verdict(race)
+    assert race.calls["quick"] == 1 + 3, "stock takes a second"
+
+
 def test_what_is_slower_once_never_wins(race: racing.Race) -> None:
-    race.enter("moody", 0.1, 0.1, 0.1, 1.1, 0.1)
+    race.enter("moody", 0.1, 0.1, 1.1, 0.1)
     assert verdict(race).winner == STOCK
 
 
