@@ -65,8 +65,9 @@ class Router:
 
     def compute(self, *arguments: Any) -> torch.Tensor:
         """The attention of (query, key, value, mask, causal, scale), by the way chosen for it."""
-        query, key = arguments[:2]
-        found = self._candidate(*arguments, grouped=query.shape[1] != key.shape[1])
+        query, key, value, mask, causal, scale = arguments
+        grouped = query.shape[1] != key.shape[1]
+        found = self._candidate(query, key, value, mask, causal, scale, grouped)
         return found.compute(*arguments) if found else stock(*arguments)
 
     def _as_a_node(self, *arguments: Any) -> torch.Tensor:
@@ -118,8 +119,26 @@ class Router:
             verdict = self._measured(problem, fit, arguments)
         elif fit:
             self._tell(problem, verdict)
+            verdict = self._tried(problem, verdict, fit, arguments)
         if verdict is not None:
             self._known[form] = fit.get(verdict.winner)
+
+    def _tried(
+        self,
+        problem: Problem,
+        verdict: Verdict,
+        fit: Mapping[str, Candidate],
+        arguments: tuple[Any, ...],
+    ) -> Verdict:
+        """A kept verdict, if its winner takes these tensors: it was measured on others."""
+        try:
+            if verdict.winner in fit:
+                fit[verdict.winner].compute(*arguments)
+            return verdict
+        except Exception as error:
+            reason = f"{verdict.winner} refuses ({type(error).__name__}: {error})"
+            self.record.note(f"{problem.in_words}: {STOCK}, since {reason[:200]}")
+            return Verdict(STOCK)
 
     def _measured(
         self, problem: Problem, fit: Mapping[str, Candidate], arguments: tuple[Any, ...]

@@ -339,10 +339,11 @@ def test_without_measuring_what_is_unknown_is_stock_s(race: racing.Race) -> None
     assert record_of(pipe).ran[STOCK] > 0
     assert any("never measured" in note for note in record_of(pipe).notes)
     unet_output(routed(tiny.stable_diffusion()).unet)
-    calls = race.calls["quick"]
+    timed = race.timed
     knowing = routed(tiny.stable_diffusion(), measure=False)
     unet_output(knowing.unet)
-    assert race.calls["quick"] == calls + record_of(knowing).ran["quick"] > calls
+    assert race.timed == timed
+    assert record_of(knowing).ran["quick"] > 0
 
 
 def test_a_wrong_and_a_slow_candidate_are_never_used(race: racing.Race) -> None:

@@ -175,6 +175,27 @@ def test_every_shape_has_its_own_verdict(make: Callable[..., Router], race: raci
     assert router.record.ran == {"short": 2, STOCK: 1, "shapes measured": 1}
 
 
+def test_a_kept_winner_that_refuses_these_tensors_is_not_used(
+    make: Callable[..., Router], race: racing.Race
+) -> None:
+    def only_even(query: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if query.shape[2] % 2:
+            raise ValueError("odd")
+        return stock(query, *rest)
+
+    race.candidates.clear()
+    race.enter("even", 0.5, compute=only_even)
+    torch_s(make())(*heads(300, 304))
+    router = make()
+    assert torch.equal(
+        torch_s(router)(*heads(303, 304)), stock(*heads(303, 304), None, False, None)
+    )
+    assert router.record.ran == {STOCK: 1}
+    assert any("since even refuses (ValueError: odd)" in each for each in router.record.notes)
+    torch_s(router)(*heads(300, 304))
+    assert router.record.ran["even"] == 1
+
+
 def test_nothing_is_measured_while_a_graph_is_captured(
     make: Callable[..., Router], race: racing.Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
