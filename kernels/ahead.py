@@ -31,6 +31,7 @@ FILES = (
     "qk_norm_rope",
     "gated_activation",
     "group_norm_silu",
+    "attention_int8",
 )
 """The kernel files."""
 

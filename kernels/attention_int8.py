@@ -1,0 +1,413 @@
+"""Attention whose scores are products of 8-bit integers: softmax(query key^T scale) value.
+
+    score = int8(query) int8(key - mean)^T * scales         exact in int32, then fp32
+    y     = softmax(score) value                            value in 16 bit, or in fp8 with scales
+
+Shapes: query (B, H, S, D), key and value (B, Hk, T, D) in the layout "bhsd"; (B, S, H, D) and
+(B, T, Hk, D) in "bshd". H is a multiple of Hk (GQA). Any strides, as long as channels lie side by
+side; D up to 128. y is stored (B, S, H, D) contiguous, in query's dtype. `key_lengths` (B,) int32
+says how many keys of a sample take part; a query without any gets zeros. What is quantized, and
+why so, stands in `attention_quantization`.
+
+"16bit" multiplies probabilities and value in value's own type, since fp16 can't hold all of bf16
+(fp32 goes as bf16). "fp8" needs sm_89 or newer: probabilities are multiplied by 256, for the sake
+of small ones, and 64 keys at a time are summed in the tensor cores, which keep fewer digits than
+fp32. Where the largest score so far moves, what was summed is scaled, as in flash attention.
+
+Work: 4 B H S T D operations, half of them at the rate of int8, twice that of 16 bit; with "fp8" all
+of them at that rate. Memory: query, value and y once, key twice, and 8-bit copies.
+
+ERROR
+
+Source: Zhang et al., "SageAttention" (2024) and "SageAttention2" (2024); Dao et al.,
+"FlashAttention" (2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
+
+import torch
+
+from .arguments import check_choice
+from .attention_arguments import (
+    AttentionLayout,
+    check_attention,
+    check_key_lengths,
+    tokens_first,
+)
+from .attention_quantization import (
+    KEY_BLOCK,
+    keys_inside,
+    keys_within,
+    multiplied_dtype,
+    quantize_attention,
+    quantize_attention_reference,
+    widths,
+)
+from .cost import Cost, size
+from .language import tl, triton
+from .operator import Config, Operator, UnsupportedError, chip_of, launch
+
+ValueType = Literal["16bit", "fp8"]
+
+MOST_CHANNELS = 128
+_MOST_SCORES = 1 << 26
+"""What the reference holds at a time."""
+
+
+@triton.jit
+def _add_values(
+    y,
+    weight,
+    fading,
+    value_ptrs,
+    channel_stride,
+    present,
+    DIM: tl.constexpr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FP8: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """y * fading + weight @ value, for channels from FIRST on.
+
+    Sums of fp8 products start anew each time: an accumulator of fp8 has fewer digits than fp32.
+    """
+    channel = FIRST + tl.arange(0, WIDTH)
+    value_ptrs += channel[None, :] * channel_stride
+    if FP8:
+        return y * fading[:, None] + tl.dot(weight, tl.load(value_ptrs))
+    if MASKED:
+        value = tl.load(value_ptrs, present[:, None] & (channel < DIM)[None, :], 0.0)
+    elif FIRST + WIDTH > DIM:
+        value = tl.load(value_ptrs, (channel < DIM)[None, :], 0.0)
+    else:
+        value = tl.load(value_ptrs)
+    return tl.dot(weight, value, y * fading[:, None])
+
+
+@triton.jit
+def _store(
+    y_ptr,
+    y,
+    total,
+    scale_ptr,
+    row,
+    tokens,
+    row_stride,
+    DIM: tl.constexpr,
+    FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Write y / total, times the scale of each channel, for channels from FIRST on."""
+    channel = FIRST + tl.arange(0, WIDTH)
+    y = y / tl.where(total == 0.0, 1.0, total)[:, None]
+    if scale_ptr is not None:
+        y *= tl.load(scale_ptr + channel)[None, :]
+    inside = (row < tokens)[:, None] & (channel < DIM)[None, :]
+    place = row.to(tl.int64)[:, None] * row_stride + channel[None, :]
+    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _attention_int8_kernel(
+    query_ptr,
+    query_scale_ptr,
+    key_ptr,
+    key_scale_ptr,
+    value_ptr,
+    value_scale_ptr,
+    lengths_ptr,
+    y_ptr,
+    tokens,
+    key_tokens,
+    heads,
+    group,
+    padded_tokens,
+    key_blocks,
+    value_batch,
+    value_head,
+    value_token,
+    value_channel,
+    FP8: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_MAIN: tl.constexpr,
+    KEY_TAIL: tl.constexpr,
+    VALUE_MAIN: tl.constexpr,
+    VALUE_TAIL: tl.constexpr,
+    KEYS: tl.constexpr,
+    QUERIES: tl.constexpr,
+):
+    """One block of queries of one head, over all keys; channels are a main part and a tail.
+
+    The largest score is found before scores are scaled, which is one multiplication together with
+    the subtraction of the largest: scales are above zero.
+    """
+    program = tl.program_id(0)
+    query_blocks = tl.cdiv(tokens, QUERIES)
+    batch_head = (program // query_blocks).to(tl.int64)
+    batch, head = batch_head // heads, batch_head % heads
+    key_head = head // group
+    key_batch_head = batch * (heads // group) + key_head
+    row = program % query_blocks * QUERIES + tl.arange(0, QUERIES)
+    key = tl.arange(0, KEYS)
+    depth = tl.arange(0, KEY_MAIN)
+
+    query_ptrs = query_ptr + batch_head * padded_tokens * (KEY_MAIN + KEY_TAIL)
+    query_ptrs += row[:, None] * (KEY_MAIN + KEY_TAIL)
+    query = tl.load(query_ptrs + depth[None, :])
+    if KEY_TAIL:
+        depth_tail = KEY_MAIN + tl.arange(0, KEY_TAIL)
+        query_tail = tl.load(query_ptrs + depth_tail[None, :])
+    row_scale = tl.load(query_scale_ptr + batch_head * padded_tokens + row)
+    key_ptr += key_batch_head * key_blocks * KEYS * (KEY_MAIN + KEY_TAIL)
+    key_scale_ptr += key_batch_head * key_blocks
+    value_ptr += batch * value_batch + key_head * value_head
+
+    highest = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    y = tl.zeros((QUERIES, VALUE_MAIN), tl.float32)
+    if VALUE_TAIL:
+        y_tail = tl.zeros((QUERIES, VALUE_TAIL), tl.float32)
+    length = keys_within(lengths_ptr, batch, key_tokens)
+    whole = length // KEYS * KEYS
+    for masked in tl.static_range(2):
+        for start in range(whole if masked else 0, length if masked else whole, KEYS):
+            factor = row_scale * tl.load(key_scale_ptr + start // KEYS)
+            key_ptrs = key_ptr + (start + key)[None, :] * (KEY_MAIN + KEY_TAIL)
+            score = tl.dot(query, tl.load(key_ptrs + depth[:, None]), out_dtype=tl.int32)
+            if KEY_TAIL:
+                keys_tail = tl.load(key_ptrs + depth_tail[:, None])
+                score = tl.dot(query_tail, keys_tail, score, out_dtype=tl.int32)
+            score = score.to(tl.float32)
+            present = start + key < length
+            if masked:
+                score = tl.where(present[None, :], score, float("-inf"))
+            higher = tl.maximum(highest, factor * tl.max(score, axis=1))
+            fading = tl.exp2(highest - higher)
+            highest = higher
+            # probabilities reach up to 2**8 in fp8, whose smallest number is 2**-9
+            weight = tl.exp2(score * factor[:, None] - (higher - (8 if FP8 else 0))[:, None])
+            total = total * fading + tl.sum(weight, axis=1)
+            weight = weight.to(value_ptr.dtype.element_ty)
+            value_ptrs = value_ptr + tl.cast(start, tl.int64) * value_token
+            value_ptrs += key[:, None] * value_token
+            y = _add_values(
+                y,
+                weight,
+                fading,
+                value_ptrs,
+                value_channel,
+                present,
+                DIM,
+                0,
+                VALUE_MAIN,
+                FP8,
+                masked,
+            )
+            if VALUE_TAIL:
+                y_tail = _add_values(
+                    y_tail,
+                    weight,
+                    fading,
+                    value_ptrs,
+                    value_channel,
+                    present,
+                    DIM,
+                    VALUE_MAIN,
+                    VALUE_TAIL,
+                    FP8,
+                    masked,
+                )
+
+    y_ptr += (batch * tokens * heads + head) * DIM
+    if FP8:
+        value_scale_ptr += key_batch_head * (VALUE_MAIN + VALUE_TAIL)
+    _store(y_ptr, y, total, value_scale_ptr, row, tokens, heads * DIM, DIM, 0, VALUE_MAIN)
+    if VALUE_TAIL:
+        _store(
+            y_ptr,
+            y_tail,
+            total,
+            value_scale_ptr,
+            row,
+            tokens,
+            heads * DIM,
+            DIM,
+            VALUE_MAIN,
+            VALUE_TAIL,
+        )
+
+
+def _run(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_lengths: torch.Tensor | None,
+    scale: float,
+    value_dtype: str,
+    smooth_key: bool,
+) -> torch.Tensor:
+    batches, tokens, heads, dim = query.shape
+    fp8 = value_dtype == "fp8"
+    _check_limits(query, fp8)
+    quantized = quantize_attention(query, key, value, key_lengths, scale, smooth_key, fp8)
+    axes = (0, 1, 3, 2) if fp8 else (0, 2, 1, 3)
+    strides = [quantized.value.stride(axis) for axis in axes]
+    y = query.new_empty(query.shape)
+    arguments = {
+        "query_ptr": quantized.query,
+        "query_scale_ptr": quantized.query_scale,
+        "key_ptr": quantized.key,
+        "key_scale_ptr": quantized.key_scale,
+        "value_ptr": quantized.value,
+        "value_scale_ptr": quantized.value_scale,
+        "lengths_ptr": key_lengths,
+        "y_ptr": y,
+        "tokens": tokens,
+        "key_tokens": key.shape[1],
+        "heads": heads,
+        "group": heads // key.shape[2],
+        "padded_tokens": quantized.query.shape[2],
+        "key_blocks": quantized.key_scale.shape[2],
+        "value_batch": strides[0],
+        "value_head": strides[1],
+        "value_token": strides[2],
+        "value_channel": strides[3],
+    }
+    constants = {
+        "FP8": fp8,
+        "DIM": dim,
+        **dict(zip(("KEY_MAIN", "KEY_TAIL"), widths(dim, 32), strict=True)),
+        **dict(zip(("VALUE_MAIN", "VALUE_TAIL"), widths(dim, 16), strict=True)),
+        "KEYS": KEY_BLOCK,
+    }
+    launch(
+        _attention_int8_kernel,
+        lambda config: (batches * heads * triton.cdiv(tokens, config.blocks["QUERIES"]),),
+        arguments,
+        constants,
+        partial(_config, dim),
+    )
+    return y
+
+
+def _check_limits(query: torch.Tensor, fp8: bool) -> None:
+    """Raise `UnsupportedError` for what the kernel, or the chip, has no way to do."""
+    if query.shape[-1] > MOST_CHANNELS:
+        raise UnsupportedError(f"heads of more than {MOST_CHANNELS} channels")
+    chip = chip_of(query.device)
+    if fp8 and chip and (chip.startswith("gfx") or int(chip.removeprefix("sm_")) < 89):
+        raise UnsupportedError(f"{chip} has no fp8 (e4m3)")
+
+
+def _config(dim: int, chip: str) -> Config:
+    """128 queries a program."""
+    return Config({"QUERIES": 128}, warps=8 if dim > 64 else 4, stages=3)
+
+
+def attention_int8(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float | None = None,
+    layout: AttentionLayout = "bhsd",
+    value_dtype: ValueType = "16bit",
+    key_lengths: torch.Tensor | None = None,
+    smooth_key: bool = True,
+) -> torch.Tensor:
+    """Attention in 8 bit, as its layout says; formula and shapes stand above. LOWER_PRECISION.
+
+    scale is 1 / sqrt(D) unless it is given. smooth_key=False leaves key's mean in, which saves one
+    read of key, and is right where it is known to be small.
+
+    Raises `ArgumentError` (a ValueError) for shapes, dtypes or devices that don't go together.
+    """
+    check_attention(query, key, value, layout)
+    check_key_lengths(key_lengths, query)
+    check_choice("value_dtype", value_dtype, ("16bit", "fp8"))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query, key, value = (tokens_first(x, layout) for x in (query, key, value))
+    y = _OP(query, key, value, key_lengths, scale, value_dtype, smooth_key)
+    return tokens_first(y, layout)
+
+
+def attention_int8_reference(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_lengths: torch.Tensor | None,
+    scale: float,
+    value_dtype: str,
+    smooth_key: bool,
+) -> torch.Tensor:
+    """The same in plain torch, with whole numbers in fp32, some queries at a time."""
+    y = query.new_zeros(query.shape)
+    if not key.shape[1]:
+        return y
+    fp8, group = value_dtype == "fp8", query.shape[2] // key.shape[2]
+    parts = quantize_attention_reference(query, key, value, key_lengths, scale, smooth_key, fp8)
+    of_key = (parts.key, parts.key_scale, parts.value)
+    keys, key_scale, values = (x.repeat_interleave(group, 1) for x in of_key)
+    outside = ~keys_inside(key.shape[1], key_lengths, key.device).mT
+    dtype = torch.float8_e4m3fn if fp8 else multiplied_dtype(value)
+    rows = max(1, _MOST_SCORES // max(1, key_scale.numel()))
+    for first in range(0, query.shape[1], rows):
+        part = slice(first, first + rows)
+        score = parts.query[:, :, part] @ keys.mT * (parts.query_scale[:, :, part] * key_scale.mT)
+        weight, total = _weights(score.masked_fill(outside, -torch.inf), dtype)
+        y[:, part] = (weight @ values / total).transpose(1, 2)
+    return y
+
+
+def _weights(score: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """2 to the scores, rounded to a dtype, and their sums before that; no sum is zero."""
+    highest = score.amax(-1, keepdim=True)
+    highest = torch.where(highest == -torch.inf, 0.0, highest)
+    weight = (score - highest + (8 if dtype == torch.float8_e4m3fn else 0)).exp2()
+    total = weight.sum(-1, keepdim=True)
+    return weight.to(dtype).float(), torch.where(total == 0, 1.0, total)
+
+
+def attention_int8_cost(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: AttentionLayout = "bhsd",
+    value_dtype: ValueType = "16bit",
+) -> Cost:
+    """Query, value and y once, key twice; 8-bit copies written and read; 4 B H S T D operations."""
+    copied = query.numel() + key.numel() + (value.numel() if value_dtype == "fp8" else 0)
+    again = (value,) if value_dtype == "fp8" else ()
+    tokens = key.shape[2 if layout == "bhsd" else 1]
+    return Cost(
+        size(query, query, key, key, value, *again) + 2 * copied, 4 * query.numel() * tokens
+    )
+
+
+def ahead_of_time() -> Iterator[str]:
+    """Launch the kernels at the shapes of real models, for compiling without a GPU; see `ahead`."""
+    for name, heads, tokens, dim, dtype in (
+        ("FLUX", 24, 4608, 128, torch.bfloat16),
+        ("SDXL", 10, 4096, 64, torch.float16),
+        ("PixArt", 16, 4096, 72, torch.float16),
+        ("Wan-14B", 40, 32760, 128, torch.bfloat16),
+    ):
+        x = torch.empty(1, tokens, heads, dim, dtype=dtype, device="meta")
+        for value_dtype in ("16bit", "fp8"):
+            _run(x, x, x, None, dim**-0.5, value_dtype, True)
+            yield f"{name} {value_dtype}"
+
+
+_OP = Operator(
+    "attention_int8",
+    "(Tensor query, Tensor key, Tensor value, Tensor? key_lengths, float scale, str value_dtype, "
+    "bool smooth_key) -> Tensor",
+    launch=_run,
+    reference=attention_int8_reference,
+    fake=lambda query, *_: query.new_empty(query.shape),
+)
