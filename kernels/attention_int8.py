@@ -48,14 +48,36 @@ from .attention_quantization import (
     widths,
 )
 from .cost import Cost, size
-from .language import tl, triton
+from .language import interpreted, tl, triton
 from .operator import Config, Operator, UnsupportedError, chip_of, launch
+from .rotary import unit_of
 
 ValueType = Literal["16bit", "fp8"]
 
 MOST_CHANNELS = 128
+_AXES = {False: (0, 2, 1, 3), True: (0, 1, 3, 2)}
+"""Where batch, head, token and channel of value are: as given, or in fp8."""
 _MOST_SCORES = 1 << 26
 """What the reference holds at a time."""
+
+
+@triton.jit
+def _scores(
+    query,
+    query_tail,
+    key_ptr,
+    KEYS: tl.constexpr,
+    KEY_MAIN: tl.constexpr,
+    KEY_TAIL: tl.constexpr,
+):
+    """The products with KEYS keys, not yet scaled, in fp32, which holds them exactly."""
+    key_ptrs = key_ptr + tl.arange(0, KEYS)[None, :] * (KEY_MAIN + KEY_TAIL)
+    key = tl.load(key_ptrs + tl.arange(0, KEY_MAIN)[:, None])
+    score = tl.dot(query, key, out_dtype=tl.int32)
+    if KEY_TAIL:
+        key = tl.load(key_ptrs + (KEY_MAIN + tl.arange(0, KEY_TAIL))[:, None])
+        score = tl.dot(query_tail, key, score, out_dtype=tl.int32)
+    return score.to(tl.float32)
 
 
 @triton.jit
@@ -66,34 +88,39 @@ def _add_values(
     value_ptrs,
     channel_stride,
     present,
+    MASKED: tl.constexpr,
+    FP8: tl.constexpr,
+    WIDENED: tl.constexpr,
     DIM: tl.constexpr,
     FIRST: tl.constexpr,
     WIDTH: tl.constexpr,
-    FP8: tl.constexpr,
-    MASKED: tl.constexpr,
 ):
-    """y * fading + weight @ value, for channels from FIRST on.
+    """y * fading + weight @ value, for WIDTH channels from FIRST on.
 
     Sums of fp8 products start anew each time: an accumulator of fp8 has fewer digits than fp32.
     """
     channel = FIRST + tl.arange(0, WIDTH)
     value_ptrs += channel[None, :] * channel_stride
     if FP8:
-        return y * fading[:, None] + tl.dot(weight, tl.load(value_ptrs))
-    if MASKED:
-        value = tl.load(value_ptrs, present[:, None] & (channel < DIM)[None, :], 0.0)
-    elif FIRST + WIDTH > DIM:
-        value = tl.load(value_ptrs, (channel < DIM)[None, :], 0.0)
+        y = y * fading[:, None] + tl.dot(weight, tl.load(value_ptrs))
     else:
-        value = tl.load(value_ptrs)
-    return tl.dot(weight, value, y * fading[:, None])
+        if MASKED:
+            value = tl.load(value_ptrs, present[:, None] & (channel < DIM)[None, :], 0.0)
+        elif FIRST + WIDTH > DIM:
+            value = tl.load(value_ptrs, (channel < DIM)[None, :], 0.0)
+        else:
+            value = tl.load(value_ptrs)
+        if WIDENED:
+            weight, value = weight.to(tl.float32), value.to(tl.float32)
+        y = tl.dot(weight, value, y * fading[:, None])
+    return y
 
 
 @triton.jit
 def _store(
     y_ptr,
     y,
-    total,
+    inverse,
     scale_ptr,
     row,
     tokens,
@@ -102,9 +129,9 @@ def _store(
     FIRST: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Write y / total, times the scale of each channel, for channels from FIRST on."""
+    """Write y * inverse, times the scale of each channel, for WIDTH channels from FIRST on."""
     channel = FIRST + tl.arange(0, WIDTH)
-    y = y / tl.where(total == 0.0, 1.0, total)[:, None]
+    y = y * inverse[:, None]
     if scale_ptr is not None:
         y *= tl.load(scale_ptr + channel)[None, :]
     inside = (row < tokens)[:, None] & (channel < DIM)[None, :]
@@ -133,6 +160,8 @@ def _attention_int8_kernel(
     value_token,
     value_channel,
     FP8: tl.constexpr,
+    WIDENED: tl.constexpr,
+    UNIT: tl.constexpr,
     DIM: tl.constexpr,
     KEY_MAIN: tl.constexpr,
     KEY_TAIL: tl.constexpr,
@@ -143,29 +172,26 @@ def _attention_int8_kernel(
 ):
     """One block of queries of one head, over all keys; channels are a main part and a tail.
 
-    The largest score is found before scores are scaled, which is one multiplication together with
-    the subtraction of the largest: scales are above zero.
+    The largest score is found before scores are scaled, since scales are above zero: scaling and
+    subtracting the largest are one instruction then.
     """
     program = tl.program_id(0)
-    query_blocks = tl.cdiv(tokens, QUERIES)
-    batch_head = (program // query_blocks).to(tl.int64)
+    blocks = tl.cdiv(tokens, QUERIES)
+    batch_head = (program // blocks).to(tl.int64)
     batch, head = batch_head // heads, batch_head % heads
-    key_head = head // group
-    key_batch_head = batch * (heads // group) + key_head
-    row = program % query_blocks * QUERIES + tl.arange(0, QUERIES)
-    key = tl.arange(0, KEYS)
-    depth = tl.arange(0, KEY_MAIN)
+    key_batch_head = batch * (heads // group) + head // group
+    row = program % blocks * QUERIES + tl.arange(0, QUERIES)
 
     query_ptrs = query_ptr + batch_head * padded_tokens * (KEY_MAIN + KEY_TAIL)
     query_ptrs += row[:, None] * (KEY_MAIN + KEY_TAIL)
-    query = tl.load(query_ptrs + depth[None, :])
+    query = tl.load(query_ptrs + tl.arange(0, KEY_MAIN)[None, :])
+    query_tail = query
     if KEY_TAIL:
-        depth_tail = KEY_MAIN + tl.arange(0, KEY_TAIL)
-        query_tail = tl.load(query_ptrs + depth_tail[None, :])
+        query_tail = tl.load(query_ptrs + (KEY_MAIN + tl.arange(0, KEY_TAIL))[None, :])
     row_scale = tl.load(query_scale_ptr + batch_head * padded_tokens + row)
     key_ptr += key_batch_head * key_blocks * KEYS * (KEY_MAIN + KEY_TAIL)
     key_scale_ptr += key_batch_head * key_blocks
-    value_ptr += batch * value_batch + key_head * value_head
+    value_ptr += (batch * value_batch + head // group * value_head) * UNIT
 
     highest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
@@ -174,27 +200,23 @@ def _attention_int8_kernel(
         y_tail = tl.zeros((QUERIES, VALUE_TAIL), tl.float32)
     length = keys_within(lengths_ptr, batch, key_tokens)
     whole = length // KEYS * KEYS
-    for masked in tl.static_range(2):
+    for masked in tl.static_range(2):  # all whole blocks, then what is left
         for start in range(whole if masked else 0, length if masked else whole, KEYS):
             factor = row_scale * tl.load(key_scale_ptr + start // KEYS)
-            key_ptrs = key_ptr + (start + key)[None, :] * (KEY_MAIN + KEY_TAIL)
-            score = tl.dot(query, tl.load(key_ptrs + depth[:, None]), out_dtype=tl.int32)
-            if KEY_TAIL:
-                keys_tail = tl.load(key_ptrs + depth_tail[:, None])
-                score = tl.dot(query_tail, keys_tail, score, out_dtype=tl.int32)
-            score = score.to(tl.float32)
-            present = start + key < length
+            keys = key_ptr + start * (KEY_MAIN + KEY_TAIL)
+            score = _scores(query, query_tail, keys, KEYS, KEY_MAIN, KEY_TAIL)
+            present = start + tl.arange(0, KEYS) < length
             if masked:
                 score = tl.where(present[None, :], score, float("-inf"))
             higher = tl.maximum(highest, factor * tl.max(score, axis=1))
             fading = tl.exp2(highest - higher)
             highest = higher
-            # probabilities reach up to 2**8 in fp8, whose smallest number is 2**-9
+            # in fp8, whose smallest number is 2**-9, the largest becomes 2**8
             weight = tl.exp2(score * factor[:, None] - (higher - (8 if FP8 else 0))[:, None])
             total = total * fading + tl.sum(weight, axis=1)
             weight = weight.to(value_ptr.dtype.element_ty)
-            value_ptrs = value_ptr + tl.cast(start, tl.int64) * value_token
-            value_ptrs += key[:, None] * value_token
+            value_ptrs = value_ptr + tl.cast(start, tl.int64) * value_token * UNIT
+            value_ptrs += tl.arange(0, KEYS)[:, None] * (value_token * UNIT)
             y = _add_values(
                 y,
                 weight,
@@ -202,11 +224,12 @@ def _attention_int8_kernel(
                 value_ptrs,
                 value_channel,
                 present,
+                masked,
+                FP8,
+                WIDENED,
                 DIM,
                 0,
                 VALUE_MAIN,
-                FP8,
-                masked,
             )
             if VALUE_TAIL:
                 y_tail = _add_values(
@@ -216,26 +239,29 @@ def _attention_int8_kernel(
                     value_ptrs,
                     value_channel,
                     present,
+                    masked,
+                    FP8,
+                    WIDENED,
                     DIM,
                     VALUE_MAIN,
                     VALUE_TAIL,
-                    FP8,
-                    masked,
                 )
 
+    inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
     y_ptr += (batch * tokens * heads + head) * DIM
     if FP8:
         value_scale_ptr += key_batch_head * (VALUE_MAIN + VALUE_TAIL)
-    _store(y_ptr, y, total, value_scale_ptr, row, tokens, heads * DIM, DIM, 0, VALUE_MAIN)
+    stride = heads * DIM
+    _store(y_ptr, y, inverse, value_scale_ptr, row, tokens, stride, DIM, 0, VALUE_MAIN)
     if VALUE_TAIL:
         _store(
             y_ptr,
             y_tail,
-            total,
+            inverse,
             value_scale_ptr,
             row,
             tokens,
-            heads * DIM,
+            stride,
             DIM,
             VALUE_MAIN,
             VALUE_TAIL,
@@ -255,8 +281,8 @@ def _run(
     fp8 = value_dtype == "fp8"
     _check_limits(query, fp8)
     quantized = quantize_attention(query, key, value, key_lengths, scale, smooth_key, fp8)
-    axes = (0, 1, 3, 2) if fp8 else (0, 2, 1, 3)
-    strides = [quantized.value.stride(axis) for axis in axes]
+    batch, head, token, channel = (quantized.value.stride(axis) for axis in _AXES[fp8])
+    unit = 1 if fp8 else unit_of(8, batch, head, token)
     y = query.new_empty(query.shape)
     arguments = {
         "query_ptr": quantized.query,
@@ -273,13 +299,16 @@ def _run(
         "group": heads // key.shape[2],
         "padded_tokens": quantized.query.shape[2],
         "key_blocks": quantized.key_scale.shape[2],
-        "value_batch": strides[0],
-        "value_head": strides[1],
-        "value_token": strides[2],
-        "value_channel": strides[3],
+        "value_batch": batch // unit,
+        "value_head": head // unit,
+        "value_token": token // unit,
+        "value_channel": channel,
     }
     constants = {
         "FP8": fp8,
+        # Triton's interpreter would multiply the bits of bf16
+        "WIDENED": interpreted() and quantized.value.dtype == torch.bfloat16,
+        "UNIT": unit,
         "DIM": dim,
         **dict(zip(("KEY_MAIN", "KEY_TAIL"), widths(dim, 32), strict=True)),
         **dict(zip(("VALUE_MAIN", "VALUE_TAIL"), widths(dim, 16), strict=True)),
@@ -305,8 +334,10 @@ def _check_limits(query: torch.Tensor, fp8: bool) -> None:
 
 
 def _config(dim: int, chip: str) -> Config:
-    """128 queries a program."""
-    return Config({"QUERIES": 128}, warps=8 if dim > 64 else 4, stages=3)
+    """128 queries a program: with 4 warps instead of 8, registers spill on sm_86, 89 and 120."""
+    if chip.startswith("gfx"):
+        return Config({"QUERIES": 128}, warps=4 if dim <= 64 else 8, stages=2)
+    return Config({"QUERIES": 128}, warps=8, stages=3)
 
 
 def attention_int8(

@@ -31,6 +31,7 @@ import torch
 
 from .language import tl, triton
 from .operator import Config, launch
+from .rotary import unit_of
 
 KEY_BLOCK = 64
 """Keys that share a scale."""
@@ -74,9 +75,20 @@ def keys_within(lengths_ptr, batch, tokens):
 
 
 @triton.jit
-def _load_tokens(ptr, batch, token, head, batch_stride, token_stride, head_stride, channel, inside):
-    """A tile (TOKENS, WIDTH) of one head in fp32; zero outside."""
-    row = batch * batch_stride + token * token_stride + head * head_stride
+def _load_tokens(
+    ptr,
+    batch,
+    token,
+    head,
+    batch_stride,
+    token_stride,
+    head_stride,
+    channel,
+    inside,
+    UNIT: tl.constexpr,
+):
+    """A tile (TOKENS, WIDTH) of one head in fp32; zero outside. Strides are in units of UNIT."""
+    row = (batch * batch_stride + token * token_stride + head * head_stride) * UNIT
     return tl.load(ptr + row[:, None] + channel[None, :], inside, 0.0).to(tl.float32)
 
 
@@ -97,6 +109,7 @@ def _statistics_kernel(
     value_batch,
     value_token,
     value_head,
+    UNIT: tl.constexpr,
     DIM: tl.constexpr,
     TOKENS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -116,11 +129,20 @@ def _statistics_kernel(
         inside = (token < last)[:, None] & within[None, :]
         if sum_ptr is not None:
             total += _load_tokens(
-                key_ptr, batch, token, head, key_batch, key_token, key_head, channel, inside
+                key_ptr, batch, token, head, key_batch, key_token, key_head, channel, inside, UNIT
             )
         if largest_ptr is not None:
             x = _load_tokens(
-                value_ptr, batch, token, head, value_batch, value_token, value_head, channel, inside
+                value_ptr,
+                batch,
+                token,
+                head,
+                value_batch,
+                value_token,
+                value_head,
+                channel,
+                inside,
+                UNIT,
             )
             largest = tl.maximum(largest, tl.abs(x))
     row = program.to(tl.int64) * DIM + channel
@@ -160,6 +182,7 @@ def _quantize_int8_kernel(
     x_token,
     x_head,
     BY_TOKEN: tl.constexpr,
+    UNIT: tl.constexpr,
     DIM: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -175,7 +198,7 @@ def _quantize_int8_kernel(
     token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
     length = keys_within(lengths_ptr, batch, tokens)
     inside = (token < length)[:, None] & (channel < DIM)[None, :]
-    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside)
+    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside, UNIT)
     if sum_ptr is not None:
         parts = _parts(sum_ptr, batch_head, splits, channel, DIM, SPLITS)
         mean = tl.sum(parts, axis=0) / tl.maximum(length, 1).to(tl.float32)
@@ -210,6 +233,7 @@ def _quantize_fp8_kernel(
     x_batch,
     x_token,
     x_head,
+    UNIT: tl.constexpr,
     DIM: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -225,7 +249,7 @@ def _quantize_fp8_kernel(
     token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
     length = keys_within(lengths_ptr, batch, tokens)
     inside = (token < length)[:, None] & (channel < DIM)[None, :]
-    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside)
+    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside, UNIT)
     parts = _parts(largest_ptr, batch_head, splits, channel, DIM, SPLITS)
     scale = _scale_of(tl.max(parts, axis=0), 448.0)
     row = batch_head * DEPTH + channel
@@ -272,9 +296,10 @@ def _statistics(
     shape = (batches, heads, splits, dim)
     sums = key.new_empty(shape, dtype=torch.float32) if smooth_key else None
     largest = key.new_empty(shape, dtype=torch.float32) if fp8 else None
+    unit = _unit(key, value)
     arguments = {
-        **_strided("key", key),
-        **_strided("value", value),
+        **_strided("key", key, unit),
+        **_strided("value", value, unit),
         "lengths_ptr": key_lengths,
         "sum_ptr": sums,
         "largest_ptr": largest,
@@ -283,7 +308,13 @@ def _statistics(
         "chunk": triton.cdiv(tokens, splits),
         "splits": splits,
     }
-    launch(_statistics_kernel, (batches * heads * splits,), arguments, {"DIM": dim}, _config(dim))
+    launch(
+        _statistics_kernel,
+        (batches * heads * splits,),
+        arguments,
+        {"UNIT": unit, "DIM": dim},
+        _config(dim),
+    )
     return sums, largest
 
 
@@ -303,7 +334,7 @@ def _int8(
     scales = blocks * KEY_BLOCK if by_token else blocks
     scale = x.new_empty((batches, heads, scales), dtype=torch.float32)
     arguments = {
-        **_strided("x", x),
+        **_strided("x", x, _unit(x)),
         "lengths_ptr": key_lengths,
         "sum_ptr": sums,
         "y_ptr": y,
@@ -314,7 +345,13 @@ def _int8(
         "blocks": blocks,
         "splits": 0 if sums is None else sums.shape[2],
     }
-    constants = {"BY_TOKEN": by_token, "DIM": dim, "DEPTH": depth, "SPLITS": _MOST_SPLITS}
+    constants = {
+        "BY_TOKEN": by_token,
+        "UNIT": _unit(x),
+        "DIM": dim,
+        "DEPTH": depth,
+        "SPLITS": _MOST_SPLITS,
+    }
     grid = (batches * heads * blocks,)
     launch(_quantize_int8_kernel, grid, arguments, constants, _config(depth))
     return y, scale
@@ -330,7 +367,7 @@ def _fp8(
     y = x.new_empty((batches, heads, depth, blocks * KEY_BLOCK), dtype=torch.float8_e4m3fn)
     scale = x.new_empty((batches, heads, depth), dtype=torch.float32)
     arguments = {
-        **_strided("x", x),
+        **_strided("x", x, _unit(x)),
         "lengths_ptr": key_lengths,
         "largest_ptr": largest,
         "y_ptr": y,
@@ -340,15 +377,19 @@ def _fp8(
         "blocks": blocks,
         "splits": largest.shape[2],
     }
-    constants = {"DIM": dim, "DEPTH": depth, "SPLITS": _MOST_SPLITS}
+    constants = {"UNIT": _unit(x), "DIM": dim, "DEPTH": depth, "SPLITS": _MOST_SPLITS}
     launch(_quantize_fp8_kernel, (batches * heads * blocks,), arguments, constants, _config(depth))
     return y, scale
 
 
-def _strided(name: str, x: torch.Tensor) -> dict[str, object]:
+def _strided(name: str, x: torch.Tensor, unit: int) -> dict[str, object]:
     """A kernel's arguments for a tensor (B, S, H, D)."""
-    strides = zip(("batch", "token", "head"), x.stride()[:3], strict=True)
-    return {f"{name}_ptr": x, **{f"{name}_{axis}": stride for axis, stride in strides}}
+    batch, token, head = (stride // unit for stride in x.stride()[:3])
+    return {f"{name}_ptr": x, f"{name}_batch": batch, f"{name}_token": token, f"{name}_head": head}
+
+
+def _unit(*tensors: torch.Tensor) -> int:
+    return unit_of(8, *(stride for x in tensors for stride in x.stride()[:3]))
 
 
 def _config(channels: int) -> Config:
