@@ -32,6 +32,8 @@ FILES = (
     "gated_activation",
     "group_norm_silu",
     "attention_int8",
+    "gated_residual",
+    "timestep_embedding",
 )
 """The kernel files."""
 
@@ -66,7 +68,8 @@ CHIPS = {
 class Binary:
     """What one compiled kernel needs: registers a thread, bytes of spills a thread, shared bytes.
 
-    `instructions` counts those that show how it works: matrix products, wide loads, and so on.
+    `instructions` counts those that show how it works: matrix products by the unit that takes them
+    ("tcgen05", "wgmma", "mma"), which of these are 8-bit, and wide loads.
     """
 
     registers: int
@@ -164,6 +167,8 @@ def _nvidia(cubin: bytes, shared: int) -> Binary:
             "tcgen05": sum(name.startswith("UTC") and "MMA" in name for name in names),
             "wgmma": sum(name.startswith(("HGMMA", "QGMMA", "IGMMA")) for name in names),
             "mma": sum(name.startswith(("HMMA", "QMMA", "IMMA")) for name in names),
+            "int8": sum(name.startswith(("IGMMA", "IMMA", "UTCIMMA")) for name in names),
+            "fp8": sum(name.startswith(("QGMMA", "QMMA", "UTCQMMA")) for name in names),
             "16-byte loads": sum(name.startswith("LDG") and ".128" in name for name in names),
         },
     )
@@ -186,6 +191,7 @@ def _amd(assembly: str, shared: int) -> Binary:
         shared=shared,
         instructions={
             "mma": len(re.findall(r"\bv_mfma_", assembly)),
+            "int8": len(re.findall(r"\bv_mfma_i32_", assembly)),
             "16-byte loads": len(re.findall(r"\b(?:global|buffer)_load_dwordx4\b", assembly)),
         },
     )

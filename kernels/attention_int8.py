@@ -17,10 +17,15 @@ fp32. Where the largest score so far moves, what was summed is scaled, as in fla
 Work: 4 B H S T D operations, half of them at the rate of int8, twice that of 16 bit; with "fp8" all
 of them at that rate. Memory: query, value and y once, key twice, and 8-bit copies.
 
-ERROR
+Relative L2 error against attention in fp64, of 2,048 normal tokens, D 64 and 128, by the reference
+on a CPU: 1.0% and 1.1%, with "fp8" 3.6% and 3.8%, in fp16 and bf16 alike. With an offset of ten
+deviations in each channel of key it is the same, but 6% without smoothing; with every 31st query
+tenfold and every 97th key fivefold, 2.0% and 2.2%. Where value has a mean as large as its
+deviation, errors of scores cancel: 0.05% in fp16, 0.18% in bf16, 0.3% with "fp8". torch's own
+attention has 0.03% in fp16 and 0.2% in bf16.
 
 Source: Zhang et al., "SageAttention" (2024) and "SageAttention2" (2024); Dao et al.,
-"FlashAttention" (2022).
+"FlashAttention" (2022), for softmax in one pass.
 """
 
 from __future__ import annotations

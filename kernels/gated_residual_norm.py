@@ -23,6 +23,7 @@ import torch
 
 from .arguments import check_choice, check_device, check_float, check_shape
 from .cost import Cost, size
+from .gated_residual import gated_residual_reference
 from .language import tl, triton
 from .operator import Operator, launch
 from .rows import (
@@ -31,7 +32,6 @@ from .rows import (
     Quantized,
     affine,
     check_norm,
-    like,
     load_rows,
     modulation_of,
     norm_reference,
@@ -202,7 +202,7 @@ def gated_residual_norm_reference(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same in plain torch and the dtypes of its input: as far from the truth as diffusers."""
-    stream = _stream(residual, x, gate)
+    stream = gated_residual_reference(residual, x, gate)
     y = norm_reference(stream, scale, shift, weight, bias, kind, eps)
     return stream, y.to(x.dtype)
 
@@ -220,14 +220,9 @@ def gated_residual_norm_quantized_reference(
     dtype: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same in plain torch, quantized from fp32."""
-    stream = _stream(residual.float(), x, gate)
+    stream = gated_residual_reference(residual.float(), x, gate)
     y = norm_reference(stream, scale, shift, weight, bias, kind, eps)
     return stream.to(residual.dtype), *quantize_rows(y, dtype)
-
-
-def _stream(residual: torch.Tensor, x: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
-    x = x.to(residual.dtype)
-    return residual + x if gate is None else torch.addcmul(residual, like(gate, x).to(x.dtype), x)
 
 
 def gated_residual_norm_cost(

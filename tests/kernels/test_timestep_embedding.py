@@ -19,7 +19,9 @@ from sdaccel.kernels.timestep_embedding import (
     timestep_embedding_reference,
 )
 
-TIMES = torch.tensor([0.0, 0.5, 1.0, 37.25, 999.0])
+
+def some_times() -> torch.Tensor:
+    return torch.tensor([0.0, 0.5, 1.0, 37.25, 999.0])
 
 
 def reference(timesteps: torch.Tensor, dim: int, **named: Any) -> torch.Tensor:
@@ -41,17 +43,17 @@ def test_it_is_diffusers_embedding(
     dim: int, downscale_freq_shift: float, flip_sin_to_cos: bool
 ) -> None:
     named = {"flip_sin_to_cos": flip_sin_to_cos, "downscale_freq_shift": downscale_freq_shift}
-    stock = get_timestep_embedding(TIMES, dim, **named)
+    stock = get_timestep_embedding(some_times(), dim, **named)
     with kernel_runs("timestep_embedding"):
-        found = timestep_embedding(TIMES, dim, **named)
+        found = timestep_embedding(some_times(), dim, **named)
     assert found.dtype == torch.float32
     assert relative_error(found, stock) < 1e-5
-    assert torch.equal(reference(TIMES, dim, **named), stock)
+    assert torch.equal(reference(some_times(), dim, **named), stock)
 
 
 @pytest.mark.parametrize(("scale", "max_period"), [(1000, 10000), (0.25, 100), (-1, 2.5)])
 def test_scale_and_period_are_those_given(scale: float, max_period: Any) -> None:
-    times = TIMES / 1000
+    times = some_times() / 1000
     stock = get_timestep_embedding(times, 64, scale=scale, max_period=max_period)
     found = timestep_embedding(times, 64, scale=scale, max_period=max_period)
     assert relative_error(found, stock) < 1e-5
@@ -62,7 +64,7 @@ def test_scale_and_period_are_those_given(scale: float, max_period: Any) -> None
     "kind", [torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float64]
 )
 def test_timesteps_come_in_any_type(kind: torch.dtype) -> None:
-    times = TIMES.to(kind)
+    times = some_times().to(kind)
     stock = get_timestep_embedding(times, 64)
     assert relative_error(timestep_embedding(times, 64), stock) < 1e-5
     assert torch.equal(reference(times, 64), stock)
@@ -70,11 +72,11 @@ def test_timesteps_come_in_any_type(kind: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_it_is_rounded_once_to_what_is_asked_for(dtype: torch.dtype) -> None:
-    found = timestep_embedding(TIMES, 64, dtype=dtype)
+    found = timestep_embedding(some_times(), 64, dtype=dtype)
     assert found.dtype == dtype
-    whole = timestep_embedding(TIMES, 64)
+    whole = timestep_embedding(some_times(), 64)
     assert_near(found, whole)
-    assert_near(reference(TIMES, 64, dtype=dtype), whole, times=10)
+    assert_near(reference(some_times(), 64, dtype=dtype), whole, times=10)
 
 
 @pytest.mark.parametrize("time", [1e3, 1e5, 1e7, 1e9])
@@ -90,10 +92,10 @@ def test_sines_of_large_angles_keep_their_digits(time: float) -> None:
 
 
 def test_timesteps_may_lie_apart_or_be_one_for_all() -> None:
-    apart = torch.stack([TIMES, -TIMES], 1)[:, 0]
-    assert torch.equal(timestep_embedding(apart, 32), timestep_embedding(TIMES, 32))
-    same = timestep_embedding(TIMES[3].expand(4), 32)
-    assert torch.equal(same, timestep_embedding(TIMES[3:4], 32).expand(4, 32))
+    apart = torch.stack([some_times(), -some_times()], 1)[:, 0]
+    assert torch.equal(timestep_embedding(apart, 32), timestep_embedding(some_times(), 32))
+    same = timestep_embedding(some_times()[3].expand(4), 32)
+    assert torch.equal(same, timestep_embedding(some_times()[3:4], 32).expand(4, 32))
 
 
 def test_no_timesteps_no_embeddings() -> None:
@@ -115,22 +117,22 @@ def test_any_timesteps(times: list[float], dim: int, flip: bool, shift: int) -> 
 
 
 def test_it_compiles_into_one_graph() -> None:
-    assert_traceable(timestep_embedding, TIMES, 32, dtype=torch.float16)
+    assert_traceable(timestep_embedding, some_times(), 32, dtype=torch.float16)
 
 
 def test_the_cost_is_that_of_writing() -> None:
-    assert timestep_embedding_cost(TIMES, 320, torch.bfloat16).bytes == 5 * 4 + 5 * 320 * 2
+    assert timestep_embedding_cost(some_times(), 320, torch.bfloat16).bytes == 5 * 4 + 5 * 320 * 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "named", "words"),
     [
-        ((TIMES[None], 32), {}, r"timesteps has shape \[1, 5\]"),
-        ((TIMES > 1, 32), {}, "timesteps are whole or floating point, not torch.bool"),
-        ((TIMES, 0), {}, "dim is above 0"),
-        ((TIMES, 2), {}, "half of it isn't downscale_freq_shift"),
-        ((TIMES, 32), {"max_period": 0}, "max_period is above 0"),
-        ((TIMES, 32), {"dtype": torch.int8}, "dtype is one of"),
+        ((some_times()[None], 32), {}, r"timesteps has shape \[1, 5\]"),
+        ((some_times() > 1, 32), {}, "timesteps are whole or floating point, not torch.bool"),
+        ((some_times(), 0), {}, "dim is above 0"),
+        ((some_times(), 2), {}, "half of it isn't downscale_freq_shift"),
+        ((some_times(), 32), {"max_period": 0}, "max_period is above 0"),
+        ((some_times(), 32), {"dtype": torch.int8}, "dtype is one of"),
     ],
 )
 def test_bad_input_is_named(arguments: Any, named: Any, words: str) -> None:
