@@ -1,18 +1,18 @@
 """Query and key in int8, key without its mean, and where asked for value in fp8: for attention.
 
     query * scale * log2(e)     int8, a scale for each token
-    key - mean(key)             int8, a scale for each 64 tokens; the mean is over tokens, for each
+    key - mean(key)             int8, a scale for each 128 tokens; the mean is over tokens, for each
                                 head and channel: softmax takes no notice of it, and it often is
                                 most of what key holds
     value                       fp8 e4m3, a scale for each channel
 
-Shapes: query (B, S, H, D), key and value (B, T, Hk, D), with any strides as long as channels lie
+Shapes: query (B, H, S, D), key and value (B, Hk, T, D), with any strides as long as channels lie
 side by side. What is written lies as the matrix products want it, tokens padded to whole blocks and
 channels to what a product takes at once, with zeros: query (B, H, S', D'), key (B, Hk, T', D'), and
 value (B, Hk, D", T'), since fp8 products read it token by token.
 
 Why so: a scale for each query costs attention nothing, since it is one factor for a row of scores.
-A scale for each key would cost a multiplication for each score, and registers for 64 scales.
+A scale for each key would cost a multiplication for each score, and registers for a block's scales.
 
 Memory: query is read once; key twice, as its mean comes first; value twice where it is to be fp8,
 the first time together with key. 1 byte an element is written.
@@ -29,14 +29,17 @@ from dataclasses import dataclass
 
 import torch
 
-from .language import tl, triton
+from .attention_quantization_tiles import (
+    quantize_fp8_kernel,
+    quantize_int8_kernel,
+    statistics_kernel,
+)
+from .language import triton
 from .operator import Config, launch
 from .rotary import unit_of
 
-KEY_BLOCK = 64
-"""Keys that share a scale."""
-QUERY_BLOCK = 128
-"""Queries are padded to a multiple of it."""
+BLOCK = 128
+"""Keys that share a scale; query and key are padded to a multiple of it."""
 LARGEST_FP8 = 448.0
 LOG2_E = 1.4426950408889634
 
@@ -46,9 +49,9 @@ _MOST_SPLITS = 16
 
 @dataclass(frozen=True)
 class QuantizedAttention:
-    """What attention reads: query_scale (B, H, S'), key_scale (B, Hk, T' / 64).
+    """What attention reads: query_scale (B, H, S'), key_scale (B, Hk, T' / 128).
 
-    Where value stays in 16 bit, it is (B, T, Hk, D) as given, and value_scale (B, Hk, D") is None.
+    Where value stays in 16 bit, it is (B, Hk, T, D) as given, and value_scale (B, Hk, D") is None.
     """
 
     query: torch.Tensor
@@ -66,200 +69,6 @@ def widths(dim: int, smallest: int) -> tuple[int, int]:
     return (whole, 0) if whole // 2 + tail >= whole else (whole // 2, tail)
 
 
-@triton.jit
-def keys_within(lengths_ptr, batch, tokens):
-    """How many keys of a sample take part."""
-    if lengths_ptr is not None:
-        tokens = tl.minimum(tokens, tl.load(lengths_ptr + batch))
-    return tokens
-
-
-@triton.jit
-def _load_tokens(
-    ptr,
-    batch,
-    token,
-    head,
-    batch_stride,
-    token_stride,
-    head_stride,
-    channel,
-    inside,
-    UNIT: tl.constexpr,
-):
-    """A tile (TOKENS, WIDTH) of one head in fp32; zero outside. Strides are in units of UNIT."""
-    row = (batch * batch_stride + token * token_stride + head * head_stride) * UNIT
-    return tl.load(ptr + row[:, None] + channel[None, :], inside, 0.0).to(tl.float32)
-
-
-@triton.jit
-def _statistics_kernel(
-    key_ptr,
-    value_ptr,
-    lengths_ptr,
-    sum_ptr,
-    largest_ptr,
-    tokens,
-    heads,
-    chunk,
-    splits,
-    key_batch,
-    key_token,
-    key_head,
-    value_batch,
-    value_token,
-    value_head,
-    UNIT: tl.constexpr,
-    DIM: tl.constexpr,
-    TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """The sum of key and the largest magnitude of value, by channel, of one part of the tokens."""
-    program = tl.program_id(0)
-    head = (program // splits % heads).to(tl.int64)
-    batch = (program // splits // heads).to(tl.int64)
-    first = program % splits * chunk
-    last = tl.minimum(first + chunk, keys_within(lengths_ptr, batch, tokens))
-    channel = tl.arange(0, WIDTH)
-    within = channel < DIM
-    total = tl.zeros((TOKENS, WIDTH), tl.float32)
-    largest = tl.zeros((TOKENS, WIDTH), tl.float32)
-    for start in range(first, last, TOKENS):
-        token = (start + tl.arange(0, TOKENS)).to(tl.int64)
-        inside = (token < last)[:, None] & within[None, :]
-        if sum_ptr is not None:
-            total += _load_tokens(
-                key_ptr, batch, token, head, key_batch, key_token, key_head, channel, inside, UNIT
-            )
-        if largest_ptr is not None:
-            x = _load_tokens(
-                value_ptr,
-                batch,
-                token,
-                head,
-                value_batch,
-                value_token,
-                value_head,
-                channel,
-                inside,
-                UNIT,
-            )
-            largest = tl.maximum(largest, tl.abs(x))
-    row = program.to(tl.int64) * DIM + channel
-    if sum_ptr is not None:
-        tl.store(sum_ptr + row, tl.sum(total, axis=0), within)
-    if largest_ptr is not None:
-        tl.store(largest_ptr + row, tl.max(largest, axis=0), within)
-
-
-@triton.jit
-def _parts(ptr, batch_head, splits, channel, DIM: tl.constexpr, SPLITS: tl.constexpr):
-    """The statistics of one head, part by part: (SPLITS, WIDTH), zero outside."""
-    split = tl.arange(0, SPLITS)
-    place = (batch_head * splits + split)[:, None] * DIM + channel[None, :]
-    return tl.load(ptr + place, (split < splits)[:, None] & (channel < DIM)[None, :], 0.0)
-
-
-@triton.jit
-def _scale_of(largest, LARGEST: tl.constexpr):
-    """The scale that takes `largest` to LARGEST; never zero."""
-    return tl.where(largest < 1e-12, 1e-12, largest) / LARGEST
-
-
-@triton.jit
-def _quantize_int8_kernel(
-    x_ptr,
-    lengths_ptr,
-    sum_ptr,
-    y_ptr,
-    scale_ptr,
-    factor,
-    tokens,
-    heads,
-    blocks,
-    splits,
-    x_batch,
-    x_token,
-    x_head,
-    BY_TOKEN: tl.constexpr,
-    UNIT: tl.constexpr,
-    DIM: tl.constexpr,
-    DEPTH: tl.constexpr,
-    SPLITS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """One block of one head: (x - its mean) * factor, by token or as a whole."""
-    program = tl.program_id(0)
-    block = program % blocks
-    batch_head = (program // blocks).to(tl.int64)
-    batch, head = batch_head // heads, batch_head % heads
-    channel = tl.arange(0, WIDTH)
-    token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
-    length = keys_within(lengths_ptr, batch, tokens)
-    inside = (token < length)[:, None] & (channel < DIM)[None, :]
-    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside, UNIT)
-    if sum_ptr is not None:
-        parts = _parts(sum_ptr, batch_head, splits, channel, DIM, SPLITS)
-        mean = tl.sum(parts, axis=0) / tl.maximum(length, 1).to(tl.float32)
-        x = tl.where(inside, x - mean[None, :], 0.0)
-    x = x * factor
-    # x - x is zero, or NaN for what isn't finite: max would drop it
-    largest = tl.max(tl.abs(x), axis=1) + tl.sum(x - x, axis=1)
-    row = batch_head * blocks * TOKENS + block * TOKENS + tl.arange(0, TOKENS)
-    if BY_TOKEN:
-        scale = _scale_of(largest, 127.0)
-        tl.store(scale_ptr + row, scale)
-        y = x / scale[:, None]
-    else:
-        scale = _scale_of(tl.max(largest, axis=0) + tl.sum(largest - largest, axis=0), 127.0)
-        tl.store(scale_ptr + batch_head * blocks + block, scale)
-        y = x / scale
-    y = tl.where(y == y, tl.floor(y + 0.5), 0.0).to(tl.int8)
-    tl.store(y_ptr + row[:, None] * DEPTH + channel[None, :], y, (channel < DEPTH)[None, :])
-
-
-@triton.jit
-def _quantize_fp8_kernel(
-    x_ptr,
-    lengths_ptr,
-    largest_ptr,
-    y_ptr,
-    scale_ptr,
-    tokens,
-    heads,
-    blocks,
-    splits,
-    x_batch,
-    x_token,
-    x_head,
-    UNIT: tl.constexpr,
-    DIM: tl.constexpr,
-    DEPTH: tl.constexpr,
-    SPLITS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """One block of one head, by channel, and transposed."""
-    program = tl.program_id(0)
-    block = program % blocks
-    batch_head = (program // blocks).to(tl.int64)
-    batch, head = batch_head // heads, batch_head % heads
-    channel = tl.arange(0, WIDTH)
-    token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
-    length = keys_within(lengths_ptr, batch, tokens)
-    inside = (token < length)[:, None] & (channel < DIM)[None, :]
-    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside, UNIT)
-    parts = _parts(largest_ptr, batch_head, splits, channel, DIM, SPLITS)
-    scale = _scale_of(tl.max(parts, axis=0), 448.0)
-    row = batch_head * DEPTH + channel
-    if block == 0:
-        tl.store(scale_ptr + row, scale, channel < DEPTH)
-    y = (x / scale[None, :]).to(y_ptr.dtype.element_ty)
-    place = row[None, :] * (blocks * TOKENS) + token[:, None]
-    tl.store(y_ptr + place, y, (channel < DEPTH)[None, :])
-
-
 def quantize_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -269,10 +78,10 @@ def quantize_attention(
     smooth_key: bool,
     fp8: bool,
 ) -> QuantizedAttention:
-    """Launch the kernels above. Value stays in 16 bit unless fp8; fp32 becomes bf16."""
+    """Launch the kernels. Value stays in 16 bit unless fp8; fp32 becomes bf16."""
     sums, largest = _statistics(key, value, key_lengths, smooth_key, fp8)
-    query_int8, query_scale = _int8(query, None, None, QUERY_BLOCK, scale * LOG2_E, by_token=True)
-    key_int8, key_scale = _int8(key, key_lengths, sums, KEY_BLOCK, 1.0, by_token=False)
+    query_int8, query_scale = _int8(query, None, None, scale * LOG2_E, by_token=True)
+    key_int8, key_scale = _int8(key, key_lengths, sums, 1.0, by_token=False)
     value_scale = None
     if largest is None:
         value = value.to(multiplied_dtype(value))
@@ -291,8 +100,8 @@ def _statistics(
     """Key's sums and value's largest magnitudes, (B, Hk, splits, D) each; None if not asked for."""
     if not (smooth_key or fp8):
         return None, None
-    batches, tokens, heads, dim = key.shape
-    splits = min(_MOST_SPLITS, max(1, triton.cdiv(tokens, 8 * KEY_BLOCK)))
+    batches, heads, tokens, dim = key.shape
+    splits = min(_MOST_SPLITS, max(1, triton.cdiv(tokens, 4 * BLOCK)))
     shape = (batches, heads, splits, dim)
     sums = key.new_empty(shape, dtype=torch.float32) if smooth_key else None
     largest = key.new_empty(shape, dtype=torch.float32) if fp8 else None
@@ -309,7 +118,7 @@ def _statistics(
         "splits": splits,
     }
     launch(
-        _statistics_kernel,
+        statistics_kernel,
         (batches * heads * splits,),
         arguments,
         {"UNIT": unit, "DIM": dim},
@@ -322,16 +131,15 @@ def _int8(
     x: torch.Tensor,
     key_lengths: torch.Tensor | None,
     sums: torch.Tensor | None,
-    multiple: int,
     factor: float,
     by_token: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x in int8 and its scales; tokens are padded to a multiple."""
-    batches, tokens, heads, dim = x.shape
+    """x in int8 and its scales."""
+    batches, heads, tokens, dim = x.shape
     depth = sum(widths(dim, 32))
-    blocks = triton.cdiv(tokens, multiple) * multiple // KEY_BLOCK
-    y = x.new_empty((batches, heads, blocks * KEY_BLOCK, depth), dtype=torch.int8)
-    scales = blocks * KEY_BLOCK if by_token else blocks
+    blocks = triton.cdiv(tokens, BLOCK)
+    y = x.new_empty((batches, heads, blocks * BLOCK, depth), dtype=torch.int8)
+    scales = blocks * BLOCK if by_token else blocks
     scale = x.new_empty((batches, heads, scales), dtype=torch.float32)
     arguments = {
         **_strided("x", x, _unit(x)),
@@ -353,7 +161,7 @@ def _int8(
         "SPLITS": _MOST_SPLITS,
     }
     grid = (batches * heads * blocks,)
-    launch(_quantize_int8_kernel, grid, arguments, constants, _config(depth))
+    launch(quantize_int8_kernel, grid, arguments, constants, _config(depth))
     return y, scale
 
 
@@ -361,10 +169,10 @@ def _fp8(
     x: torch.Tensor, key_lengths: torch.Tensor | None, largest: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x in fp8, (B, Hk, D", T'), and the scale of each channel."""
-    batches, tokens, heads, dim = x.shape
+    batches, heads, tokens, dim = x.shape
     depth = sum(widths(dim, 16))
-    blocks = triton.cdiv(tokens, KEY_BLOCK)
-    y = x.new_empty((batches, heads, depth, blocks * KEY_BLOCK), dtype=torch.float8_e4m3fn)
+    blocks = triton.cdiv(tokens, BLOCK)
+    y = x.new_empty((batches, heads, depth, blocks * BLOCK), dtype=torch.float8_e4m3fn)
     scale = x.new_empty((batches, heads, depth), dtype=torch.float32)
     arguments = {
         **_strided("x", x, _unit(x)),
@@ -378,13 +186,13 @@ def _fp8(
         "splits": largest.shape[2],
     }
     constants = {"UNIT": _unit(x), "DIM": dim, "DEPTH": depth, "SPLITS": _MOST_SPLITS}
-    launch(_quantize_fp8_kernel, (batches * heads * blocks,), arguments, constants, _config(depth))
+    launch(quantize_fp8_kernel, (batches * heads * blocks,), arguments, constants, _config(depth))
     return y, scale
 
 
 def _strided(name: str, x: torch.Tensor, unit: int) -> dict[str, object]:
-    """A kernel's arguments for a tensor (B, S, H, D)."""
-    batch, token, head = (stride // unit for stride in x.stride()[:3])
+    """A kernel's arguments for a tensor (B, H, S, D)."""
+    batch, head, token = (stride // unit for stride in x.stride()[:3])
     return {f"{name}_ptr": x, f"{name}_batch": batch, f"{name}_token": token, f"{name}_head": head}
 
 
@@ -393,9 +201,9 @@ def _unit(*tensors: torch.Tensor) -> int:
 
 
 def _config(channels: int) -> Config:
-    """A block of 64 tokens a program, at most 32 channels a thread."""
+    """A block of tokens a program, 64 values a thread."""
     width = triton.next_power_of_2(max(16, channels))
-    return Config({"TOKENS": KEY_BLOCK, "WIDTH": width}, warps=4 if width > 64 else 2)
+    return Config({"TOKENS": BLOCK, "WIDTH": width}, warps=max(1, BLOCK * width // 2048))
 
 
 def quantize_attention_reference(
@@ -407,13 +215,13 @@ def quantize_attention_reference(
     smooth_key: bool,
     fp8: bool,
 ) -> QuantizedAttention:
-    """The same in plain torch: heads first, nothing padded, whole numbers in fp32; T is not 0.
+    """The same in plain torch: nothing padded, whole numbers in fp32; T is not 0.
 
     query (B, H, S, D), query_scale (B, H, S, 1), key (B, Hk, T, D), key_scale (B, Hk, T, 1), and
     value (B, Hk, T, D), rounded as it would be and in fp32.
     """
     value = value if fp8 else value.to(multiplied_dtype(value))
-    query, key, value = (x.transpose(1, 2).float() for x in (query, key, value))
+    query, key, value = (x.float() for x in (query, key, value))
     inside = keys_inside(key.shape[2], key_lengths, key.device)
     key, value = torch.where(inside, key, 0.0), torch.where(inside, value, 0.0)
     if smooth_key:
@@ -449,9 +257,8 @@ def _scale(largest: torch.Tensor, limit: float) -> torch.Tensor:
 
 
 def _by_blocks(x: torch.Tensor) -> torch.Tensor:
-    """The largest of each 64 tokens (B, Hk, T, 1), for each of them."""
+    """The largest of each block of tokens (B, Hk, T, 1), for each of them."""
     tokens = x.shape[2]
-    blocks = torch.nn.functional.pad(x, (0, 0, 0, -tokens % KEY_BLOCK)).unflatten(
-        2, (-1, KEY_BLOCK)
-    )
+    padded = torch.nn.functional.pad(x, (0, 0, 0, -tokens % BLOCK))
+    blocks = padded.unflatten(2, (-1, BLOCK))
     return blocks.amax(3, keepdim=True).expand_as(blocks).flatten(2, 3)[:, :, :tokens]

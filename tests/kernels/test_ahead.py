@@ -39,7 +39,7 @@ def test_a_kernel_compiles_for_every_chip(file: str) -> None:
 _ATTENTION_INT8 = """
 from sdaccel.kernels.ahead import CHIPS, build, is_fit, specimens
 for case, launch in specimens("attention_int8"):
-    if launch.kernel.__name__ != "_attention_int8_kernel" or not case.startswith("FLUX"):
+    if launch.kernel.__name__ != "attention_int8_kernel" or not case.startswith("FLUX"):
         continue
     for chip in CHIPS.values():
         if is_fit(launch, chip):
