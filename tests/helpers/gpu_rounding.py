@@ -1,7 +1,7 @@
 """Triton's interpreter, rounding as a GPU does.
 
-By itself it cuts bf16 off instead of rounding it, loses the carry where fp8 rounds up to the next
-power of two, and multiplies matrices of bf16 by their bits.
+By itself it cuts bf16 off instead of rounding it, and loses the carry where fp8 rounds up to the
+next power of two: 127.7 becomes 64.
 """
 
 from __future__ import annotations
@@ -34,16 +34,6 @@ def _convert(data: Any, source: tl.dtype, target: tl.dtype, _: Any) -> Any:
 
 @contextmanager
 def gpu_rounding() -> Iterator[None]:
-    """Within it the interpreter's conversions and products are a GPU's."""
-    product = interpreter.InterpreterBuilder.create_dot
-
-    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        if a.dtype.scalar == tl.bfloat16:
-            a, b = (self.cast_impl(each, tl.float32) for each in (a, b))
-        return product(self, a, b, *rest)
-
-    with (
-        mock.patch.object(interpreter, "_convert_float", _convert),
-        mock.patch.object(interpreter.InterpreterBuilder, "create_dot", create_dot),
-    ):
+    """Within it the interpreter's conversions are a GPU's."""
+    with mock.patch.object(interpreter, "_convert_float", _convert):
         yield
