@@ -13,6 +13,7 @@ why so, stands in `attention_quantization`.
 (fp32 goes as bf16). "fp8" needs sm_89 or newer: probabilities are multiplied by 256, for the sake
 of small ones, and 64 or 128 keys at a time are summed in the tensor cores, which keep fewer digits
 than fp32. Where the largest score so far moves, what was summed is scaled, as in flash attention.
+Scores beyond 10^7, whose neighbours fp32 no longer tells apart, may come out wrong or as NaN.
 
 Work: 4 B H S T D operations, half of them at the rate of int8, twice that of 16 bit; with "fp8" all
 of them at that rate. Memory: query, value and y once, key twice, and 8-bit copies.
