@@ -7,8 +7,20 @@ products, FlexAttention, FlashAttention 2 and 3 where they are installed. What i
 truth than exactness allows is dropped; what then isn't at least 3% faster than what stock runs, or
 slower in one round, doesn't win. Verdicts stay on disk.
 
-Compiled graphs hold one operator that is routed when it runs, on a GPU. On a CPU they hold torch's
-own attention, which Inductor calls without a detour.
+Compiled graphs hold one operator, which is routed when it runs: no break, no new graph for a new
+size. Inside a CUDA graph what was known at its capture is replayed.
+
+On two cores of an AMD EPYC (Zen 5; torch 2.13), SD1.5's attentions at batch 2 and 8 heads, ms:
+
+    tokens      width   bf16: stock   native   math    fp32: stock   native   products   math
+    4096x4096      40           288       66                   265      107
+    4096x77        40           9.0      3.7   19.5            9.0      3.8       11.2   17.5
+    1024x1024      80          29.8      8.5                  28.8     14.2
+    1024x77        80           3.3      1.6    5.4            3.4      1.5        4.0    4.9
+    256x256       160           3.8      1.5    5.8            3.8      2.2        4.5    5.3
+    64x64         160          0.31     0.21   0.47           0.30     0.21       0.33   0.43
+
+The UNet's forward in bf16 takes 3.75 s by stock and 2.56 s routed; measuring took 3.8 s, once.
 """
 
 from __future__ import annotations

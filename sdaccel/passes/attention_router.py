@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..kernels.arguments import FLOATS
-from .attention_candidates import Candidate, Problem
+from .attention_candidates import Candidate
 from .attention_choices import STOCK, Choices, Verdict
 from .attention_operator import enrol, routed_attention, stock
+from .attention_problem import Problem
 from .attention_trial import WRONG, Trial, seconds_a_call
 
 if TYPE_CHECKING:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from sdaccel.kernels.operator import UnsupportedError
-from sdaccel.passes.attention_candidates import NAMES, Problem, _bias, candidates
+from sdaccel.passes.attention_candidates import NAMES, _bias, candidates
 from sdaccel.passes.attention_operator import stock
+from sdaccel.passes.attention_problem import Problem
 
 
 def tensors(dtype: torch.dtype = torch.float32, **sizes: Any) -> tuple[torch.Tensor, ...]:
@@ -115,6 +118,57 @@ def test_torch_s_operators_take_what_they_are_given(name: str, mask: Any) -> Non
     mask = None if mask is None else mask.to("meta")
     found = candidate.compute(*given, mask, False, 0.3)
     assert (found.shape, found.dtype) == ((2, 3, 17, 40), torch.bfloat16)
+
+
+class Installed:
+    """In the place of a package: computes by torch, and refuses another layout or argument."""
+
+    def __init__(self, result: Callable[..., Any]) -> None:
+        self._result = result
+
+    def attention(self, query: Any, key: Any, value: Any, mask: Any, *, scale: Any) -> Any:
+        return stock(query, key, value, mask, False, scale)
+
+    def flash_attn_func(
+        self, query: Any, key: Any, value: Any, *, softmax_scale: Any, causal: bool
+    ) -> Any:
+        heads_first = (each.transpose(1, 2) for each in (query, key, value))
+        return self._result(stock(*heads_first, None, causal, softmax_scale).transpose(1, 2))
+
+    def sageattn(
+        self, query: Any, key: Any, value: Any, tensor_layout: str, is_causal: bool, sm_scale: Any
+    ) -> Any:
+        assert tensor_layout == "HND"
+        return stock(query, key, value, None, is_causal, sm_scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "result"),
+    [
+        ("kernel", "sdaccel.kernels.attention", lambda found: found),
+        ("flash_attn", "flash_attn", lambda found: found),
+        ("flash_attn_3", "flash_attn_interface", lambda found: (found, None)),
+        ("sage", "sageattention", lambda found: found),
+    ],
+)
+@pytest.mark.parametrize("causal", [False, True])
+def test_packages_are_called_as_they_want_it(
+    name: str,
+    module: str,
+    result: Callable[..., Any],
+    causal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, Installed(result))  # type: ignore[arg-type]
+    candidate = next(each for each in candidates() if each.name == name)
+    causal = causal and name != "kernel"
+    arguments = (*tensors(keys=17), None, causal, 0.3)
+    torch.testing.assert_close(candidate.compute(*arguments), stock(*arguments))
+
+
+def test_in_16_bit_products_would_round_their_scores() -> None:
+    assert "products" in offered("cpu")
+    assert "products" not in offered("cpu", **HALF)
 
 
 def test_scores_that_would_fill_memory_are_never_written() -> None:

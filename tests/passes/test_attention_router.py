@@ -16,7 +16,7 @@ from sdaccel.passes.attention_choices import STOCK, Choices
 from sdaccel.passes.attention_operator import enrol, routed_attention, stock
 from sdaccel.passes.attention_router import Router
 from sdaccel.passes.attention_seam import Seam
-from sdaccel.passes.attention_stand_ins import stand_ins
+from sdaccel.passes.attention_stand_ins import _for_diffusers, stand_ins
 from sdaccel.report import PassRecord
 
 
@@ -153,6 +153,20 @@ def test_a_call_with_a_backend_or_arguments_of_its_own_is_left_alone(
     torch.testing.assert_close(found.transpose(1, 2), stock(*heads(), None, False, None))
     assert router.record.ran["quick"] == 0
     assert sum(router.record.ran.values()) == 1
+
+
+def test_context_parallelism_is_left_to_diffusers(make: Callable[..., Router]) -> None:
+    router, given = make(), object()
+    asked: list[Any] = []
+
+    def dispatcher(*arguments: Any, parallel_config: Any, **options: Any) -> torch.Tensor:
+        asked.append(parallel_config)
+        return arguments[0]
+
+    rows = [each.transpose(1, 2) for each in heads()]
+    _for_diffusers(router, dispatcher)(*rows, parallel_config=given)
+    assert asked == [given]
+    assert router.record.ran == {"stock, in parallel over devices": 1}
 
 
 def test_a_dispatcher_that_has_changed_is_left_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -283,6 +284,16 @@ def test_diffusers_still_knows_the_processors() -> None:
     pipe.unet.set_default_attn_processor()
     pipe.vae.set_default_attn_processor()
     tiny.draw(pipe)
+
+
+def test_a_copy_of_a_model_is_routed_like_it() -> None:
+    pipe = tiny.stable_diffusion()
+    expected = unet_output(pipe.unet)
+    copied = copy.deepcopy(routed(pipe).unet)
+    assert torch.equal(unet_output(copied), expected)
+    assert ran(pipe)["quick"] > 0
+    sdaccel.restore(pipe)
+    assert torch.equal(unet_output(copied), expected)
 
 
 def test_group_offload_goes_with_it() -> None:
