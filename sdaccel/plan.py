@@ -13,15 +13,15 @@ from typing import Any
 from .errors import PlanError
 from .passes import NAMES, Effect, Pass, pass_class
 
-_EAGER = ("allocator", "memory_format", "no_ops", "vae")
+_EAGER = ("allocator", "memory_format", "no_ops", "vae", "attention")
 NAMED: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "eager": _EAGER,
     "lossless": (*_EAGER, "compile"),
     "fast": (*_EAGER, "compile", "precision"),
 }
-"""What each name stands for: `eager` is exact and instant, `lossless` exact, `fast` in 16 bit where
-the machine computes that faster."""
+"""What each name stands for: `eager` is exact and compiles nothing, `lossless` exact, `fast` in 16
+bit where the machine computes that faster."""
 
 
 @dataclass(frozen=True)
