@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from pathlib import Path
+
+from sdaccel import malloc
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -35,9 +36,7 @@ def release() -> None:
     After one of OpenVINO and one of a frozen graph 14 GB were resident, of which stock needs 5.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _STATUS.exists() else None
-    if trim is not None:
-        trim(0)
+    malloc.trim()
 
 
 def _peak_since_start() -> int | None:

@@ -11,9 +11,8 @@ import sdaccel
 from sdaccel import device
 from sdaccel.errors import PlanError
 
-from . import peers
+from . import architectures, peers
 from .errors import BenchmarkError, Skip
-from .twin import twin
 from .workloads import Workload
 
 BASELINE = "stock-fp32"
@@ -70,7 +69,7 @@ def rung(name: str) -> Rung:
 @contextmanager
 def _plan(pipe: Any, plan: sdaccel.Plan) -> Iterator[Opened]:
     """The pipe accelerated, with the process-wide allocator held by a pipe beside it."""
-    around = _allocator_on(twin(pipe)) if "allocator" in plan else None
+    around = _allocator_on(pipe.device) if "allocator" in plan else None
     sdaccel.accelerate(pipe, plan.override(allocator=False) if around else plan)
 
     def states() -> dict[str, str]:
@@ -100,8 +99,14 @@ def _state(record: Any) -> str:
     return ": ".join([record.state, *(["; ".join(reasons)] if reasons else [])])
 
 
-def _allocator_on(pipe: Any) -> Callable[[], AbstractContextManager[object]] | None:
-    """A way to switch the allocator pass on and off; None where it refuses."""
+def _allocator_on(where: Any) -> Callable[[], AbstractContextManager[object]] | None:
+    """A way to switch the allocator pass on and off; None where it refuses.
+
+    A tiny pipe on the same device holds the setting: a twin of the timed one would keep the weights
+    in memory that a plan replaces.
+    """
+    pipe = architectures.stable_diffusion(architectures.TINY_UNET, architectures.TINY_VAE)
+    pipe.to(where)
     plan = sdaccel.Plan.of("none+allocator")
     with sdaccel.accelerated(pipe, plan):
         if not sdaccel.report(pipe)["allocator"].applied:
@@ -124,7 +129,7 @@ def _stock_16bit(pipe: Any, workload: Workload) -> Iterator[Opened]:
 def _compile(
     pipe: Any, workload: Workload, freezing: bool = False, allocator: bool = False
 ) -> Iterator[Opened]:
-    around = _allocator_on(twin(pipe)) if allocator else None
+    around = _allocator_on(pipe.device) if allocator else None
     if allocator and around is None:
         raise Skip("The allocator can't be set here, so this is torch-compile-freezing.")
     _to_fast_dtype(pipe, workload.networks)

@@ -102,6 +102,12 @@ def keep_freed_memory() -> Callable[[], None]:
     return undo
 
 
+def trim() -> None:
+    """Give back to the system, once, what is free in glibc's heaps; elsewhere do nothing."""
+    if sys.platform.startswith("linux") and hasattr(process := ctypes.CDLL(None), "malloc_trim"):
+        process.malloc_trim(0)
+
+
 @dataclass
 class _Holders:
     """How many callers want freed memory kept: like malloc, the count is the process's."""
@@ -139,7 +145,7 @@ def _give_back() -> None:
     _mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
     _mallopt(_M_MMAP_THRESHOLD, _GROWN_MMAP_THRESHOLD)
     _mallopt(_M_TRIM_THRESHOLD, _GROWN_TRIM_THRESHOLD)
-    ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def _mallopt(parameter: int, value: int) -> None:

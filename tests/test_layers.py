@@ -27,7 +27,7 @@ LAYERS = (
     ("passes", "export"),
     ("target", "schedulers", "guard", "clock", "patch", "sharing", "report", "quality"),
     ("kernels",),
-    ("device", "machine", "known_gpus", "malloc"),
+    ("device", "machine", "known_gpus", "malloc", "mapped_file"),
     ("errors",),
 )
 LEVELS = {part: level for level, layer in enumerate(reversed(LAYERS)) for part in layer}

@@ -9,9 +9,11 @@ torch 2.13). It costs a packed copy of the weights.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ..device import describe
 from .base import Effect, Pass
 from .compiled import Compiler, Region
+from .parking import Parking
 from .regions import repeated_blocks
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from ..target import Component, Target
 
 _SCOPES = ("auto", "regional", "whole")
+_MARKS = {"_dynamo_static_input_type", "_is_frozen_param"}
 _MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -43,6 +47,8 @@ class Compile(Pass):
     For tinkering:
         freeze: compile the weights in as constants, in the order that the library likes best; None
             does so on a CPU. Weights that change are noticed when a generation begins.
+        park: let original weights wait in a temporary file while frozen copies compute (see
+            `parking`); None where they are large enough to pay.
         dynamic: as in `torch.compile`; None turns a size dynamic when it changes first.
         mode, backend: as in `torch.compile`.
     """
@@ -50,6 +56,7 @@ class Compile(Pass):
     scope: Literal["auto", "regional", "whole"] = "auto"
     vae: bool = True
     freeze: bool | None = None
+    park: bool | None = None
     dynamic: bool | None = None
     mode: str | None = None
     backend: str | Callable[..., Any] = "inductor"
@@ -74,23 +81,33 @@ class Compile(Pass):
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
         kinds: tuple[Any, ...] = ("denoiser", "vae") if self.vae else ("denoiser",)
+        idle: list[Callable[[], None]] = []
         for component, model in target.each(record, *kinds):
             reason = _unfit(component, model)
             if reason is not None:
                 record.refuse(component.name, reason)
                 continue
             with patch.scope(model):
-                self._compile(component, target, patch, record)
+                self._compile(component, target, patch, record, idle)
         _watch_weights(target, patch, record)
 
     def _compile(
-        self, component: Component, target: Target, patch: Patch, record: PassRecord
+        self,
+        component: Component,
+        target: Target,
+        patch: Patch,
+        record: PassRecord,
+        idle: list[Callable[[], None]],
     ) -> None:
         name, entry, on_cpu = component.name, component.entry, target.device.type == "cpu"
         freeze = self.freeze
         if freeze is None:
             freeze = on_cpu and _has_room(entry, record, name)
-        compiler = Compiler(name, record, self.backend, self.mode, self.dynamic, freeze=freeze)
+        parking = Parking(name, record, self.park)
+        patch.on_undo(parking.close)
+        compiler = Compiler(
+            *(name, record, self.backend, self.mode, self.dynamic, freeze), parking, idle
+        )
         whole = self.scope == "whole" or (self.scope == "auto" and on_cpu and freeze)
         found = [] if whole else [block for _, block in repeated_blocks(entry)]
         blocks = [each for each in found if "forward" not in each.__dict__]
@@ -98,9 +115,25 @@ class Compile(Pass):
             record.note(f"{name}: {len(found) - len(blocks)} blocks with hooks are left alone")
         _forget_marks(component.module, patch)
         for module in blocks or [entry]:
-            patch.set(module, "forward", Region(module, compiler))
+            region = Region(module, compiler)
+            patch.set(module, "forward", region)
             target.compiled.update(id(each) for each in module.modules())
+        if freeze and not blocks:
+            # Weak, since components that pipes share would keep each other alive.
+            parts = weakref.ref(region), weakref.ref(component.module)
+            idle.append(functools.partial(_park_idle, parking, *parts))
         record.changed[f"{name} blocks" if blocks else f"{name} as a whole"] = len(blocks) or 1
+
+
+def _park_idle(
+    parking: Parking,
+    region_reference: weakref.ref[Region],
+    module_reference: weakref.ref[torch.nn.Module],
+) -> None:
+    """Park what nobody reads of a module that is to be compiled as a whole and has not been yet."""
+    region, module = region_reference(), module_reference()
+    if region is not None and module is not None and not region.compiled:
+        parking.settle(module, ())
 
 
 def _watch_weights(target: Target, patch: Patch, record: PassRecord) -> None:
@@ -138,14 +171,18 @@ def _has_room(module: torch.nn.Module, record: PassRecord, name: str) -> bool:
 
 
 def _forget_marks(module: torch.nn.Module, patch: Patch) -> None:
-    """On the way back, take Dynamo's marks off the weights."""
-    marked = [each for each in module.parameters() if hasattr(each, "_dynamo_static_input_type")]
-    before = {id(each) for each in marked}
+    """On the way back, take Dynamo's and Inductor's marks off the weights."""
+    before = {
+        (id(weight), mark)
+        for weight in module.parameters()
+        for mark in _MARKS & vars(weight).keys()
+    }
 
     def forget() -> None:
         for weight in [*module.parameters(), *module.buffers()]:
-            if id(weight) not in before:
-                weight.__dict__.pop("_dynamo_static_input_type", None)
+            for mark in _MARKS & vars(weight).keys():
+                if (id(weight), mark) not in before:
+                    delattr(weight, mark)
 
     patch.on_undo(forget)
 

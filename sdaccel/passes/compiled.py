@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import time
 import types
 import uuid
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .. import malloc
 from ..errors import SdaccelWarning
 from .frozen import Fingerprint
+from .packing import held_by, repack_linears
+from .parking import Parking
 from .regions import shapes, signature
 
 if TYPE_CHECKING:
@@ -30,8 +34,9 @@ _MOST_RENEWALS = 4
 class Compiler:
     """How the regions of one component are compiled, and the programs that came of it.
 
-    `freeze` compiles the weights in as constants, a program for each region; otherwise regions
-    whose signature and first shapes agree share a program.
+    `freeze` compiles the weights in as constants, a program for each region, and `parking` decides
+    where the originals are meanwhile; otherwise regions whose signature and first shapes agree
+    share a program. `idle` parks what nobody reads of the pipe's other components.
     """
 
     name: str
@@ -40,8 +45,11 @@ class Compiler:
     mode: str | None = None
     dynamic: bool | None = None
     freeze: bool = False
+    parking: Parking | None = None
+    idle: Sequence[Callable[[], None]] = ()
     executions: int = 0
     busy: float = 0.0
+    _constants: list[torch.Tensor] = field(default_factory=list)
     _programs: dict[Hashable, Program] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiler:
@@ -85,7 +93,31 @@ class Compiler:
         from torch._inductor.compile_fx import compile_fx
 
         options = torch._inductor.list_mode_options(self.mode) if self.mode else {}
-        return functools.partial(compile_fx, config_patches=options)
+        return functools.partial(
+            compile_fx, inner_compile=self._compile_inner, config_patches=options
+        )
+
+    def _compile_inner(self, graph: Any, *args: Any, **kwargs: Any) -> Any:
+        """Inductor's compilation of a graph, the weights frozen into it packed once."""
+        from torch._inductor.compile_fx import compile_fx_inner
+
+        if repacked := repack_linears(graph):
+            self.record.ran["linear layers packed by oneDNN"] += repacked
+        self._constants += held_by(graph)
+        return compile_fx_inner(graph, *args, **kwargs)
+
+    def settle(self, module: torch.nn.Module, whole: bool) -> None:
+        """After compiling for `module`: give back the compiler's memory, park what nobody reads.
+
+        Between the parts of a program that is not `whole`, the module's own code reads weights.
+        """
+        constants, self._constants = self._constants, []
+        gc.collect()
+        if self.parking is not None and whole and constants:
+            self.parking.settle(module, constants)
+            for park in self.idle:
+                park()
+        malloc.trim()
 
 
 class Region:
@@ -110,17 +142,29 @@ class Region:
             self._program = program
         result, compiled = program.run(self.module, self._stock, args, kwargs)
         if compiled and self._compiler.freeze:
-            self._compiled_with = Fingerprint.of(self.module)
+            self._compiler.settle(self.module, whole=program.whole)
+            self._compiled_with = self._fingerprint()
         return result
+
+    @property
+    def compiled(self) -> bool:
+        """Whether there is compiled code that holds weights of the module's."""
+        return self._compiled_with is not None
 
     def renew_if_stale(self) -> bool:
         """Forget the compiled code if the weights it holds are no longer the module's."""
         before = self._compiled_with
-        if self._program is None or before is None or before == Fingerprint.of(self.module):
+        if self._program is None or before is None or before == self._fingerprint():
             return False
         self._compiled_with = None
         self._program.renew()
         return True
+
+    def _fingerprint(self) -> Fingerprint:
+        found = Fingerprint.of(self.module)
+        if self._compiler.parking is not None:
+            self._compiler.parking.leave_memory()
+        return found
 
 
 class Program:
@@ -139,6 +183,11 @@ class Program:
         self._renewals = 0
         self._compilations = 0
         self.renew()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the module is compiled as one graph, with nothing in between."""
+        return self._fullgraph
 
     def renew(self) -> None:
         """Start over with nothing compiled."""
@@ -208,6 +257,8 @@ class Program:
         if not self.dead:
             self.renew()
             return
+        if compiler.parking is not None:
+            compiler.parking.close()
         why = _first_line(error) if error else "too many variants"
         compiler.record.note(f"{compiler.name}: a part of it runs eagerly, {why}")
         warnings.warn(

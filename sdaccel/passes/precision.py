@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .. import malloc
 from ..device import faster_dtype
 from .base import Effect, Pass
 from .memory_format import count_calls
@@ -68,6 +69,7 @@ class Precision(Pass):
             record.changed[f"{component.name} tensors to {str(dtype).removeprefix('torch.')}"] = (
                 cast
             )
+        malloc.trim()
         record.note(f"rounding moved the weights by {error.relative:.1e} (relative L2)")
 
 
