@@ -2,6 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+OUT ?= benchmarks/results
 DEMO_PROMPT ?= a large red circle above a small blue square on a green background
 
 # Keeps this folder off sys.path: `kernels/` would pass for PyPI's package of that name.
@@ -41,8 +42,8 @@ bench: setup  ## Measure: rows land under benchmarks/results/
 	    echo "Not every peer could be installed: its rows will say that it was skipped."
 	$(BIN)/python -m sdaccel.benchmarks
 
-gpu: setup  ## Run the tests that need a GPU
-	$(BIN)/pytest -m gpu
+gpu:  ## With a GPU at hand: test and time the kernels on it, climb the ladder; OUT=FOLDER takes the rows
+	@.ci/gpu $(OUT)
 
 kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, into a table
 	$(BIN)/python -W ignore -m sdaccel.kernels.ahead --output benchmarks/results/kernels-ahead-of-time.md

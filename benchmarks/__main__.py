@@ -91,6 +91,8 @@ def _empty(name: str, options: argparse.Namespace) -> tuple[Path, Results]:
 def _show(given: Sequence[str]) -> int:
     from rich.console import Console
 
+    from . import kernels
+    from .kernel_rows import NAME
     from .tables import markdown
 
     parser = argparse.ArgumentParser(prog="python -m sdaccel.benchmarks show")
@@ -99,7 +101,9 @@ def _show(given: Sequence[str]) -> int:
     options = parser.parse_args(given)
     for path in options.files:
         results = Results.read(path)
-        if options.markdown:
+        if results.workload == NAME:
+            kernels.show([path], options.markdown)
+        elif options.markdown:
             print(markdown(results), end="\n\n")
         else:
             _print(Console(), results, path)

@@ -38,7 +38,7 @@ def main(workload_name: str, rung_name: str, quick: bool) -> None:
     from .workloads import workload
 
     chosen = workload(workload_name, quick)
-    pipe = chosen.build()
+    pipe = chosen.built()
     with rung(rung_name).open(pipe, chosen) as opened, opened.surroundings():
         call = chosen.prepare(opened.pipe)
         call()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +21,6 @@ from .workloads import Call, Workload
 if TYPE_CHECKING:
     import torch
 
-_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _WARM_UP = 2
 """Untimed calls of a rung: the first compiles, the second finds everything in place."""
 
@@ -92,12 +89,12 @@ class Ladder:
         """
         rungs = [each for each in rungs if each.name != BASELINE]
         self.tell(f"building {self.workload.label}")
-        self._pipe = self.workload.build()
+        self._pipe = self.workload.built()
         self._call = self.workload.prepare(self._pipe)
         self._stock = self._first_row()
         alone = [[each] for each in rungs] or [[]]
         for group in [rungs] if self.options.together else alone:
-            with _cold_cache():
+            with measure.cold_cache():
                 for row in self._measure(group):
                     self._measure_memory(row)
             self.keep(self.rows)
@@ -270,17 +267,3 @@ class Ladder:
             text = " ".join(str(error).split())[:300]
             for row in rows:
                 row.status, row.reason = "failed", f"{type(error).__name__}: {text}"
-
-
-@contextmanager
-def _cold_cache() -> Iterator[None]:
-    """An empty folder for what torch compiles, so that compile times are those of a first run."""
-    before = os.environ.get(_CACHE)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ[_CACHE] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop(_CACHE)
-            if before is not None:
-                os.environ[_CACHE] = before

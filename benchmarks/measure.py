@@ -5,18 +5,22 @@ from __future__ import annotations
 import gc
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .samples import STOLEN, Sample, there_and_back
 
 if TYPE_CHECKING:
     import torch
+
+    Call: TypeAlias = Callable[[], torch.Tensor]
+    Clock: TypeAlias = Callable[[Call], tuple[torch.Tensor, float]]
 
 EXACT_ERROR = 1e-5
 """What an exact rung may differ from stock in fp32: relative L2 error per forward."""
@@ -24,6 +28,7 @@ EXACT_RATIO = 1.25
 """In 16 bit: times stock's own distance from the fp32 truth."""
 _ATTEMPTS = 4
 """How often a sample is taken until the host leaves the processors alone."""
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def _accept(output: torch.Tensor) -> None:
@@ -32,6 +37,23 @@ def _accept(output: torch.Tensor) -> None:
 
 def _silent(name: str) -> None:
     """Nobody watches."""
+
+
+def synchronise() -> None:
+    """Wait for the accelerator, where there is one."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def timed(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """The output of one call and its seconds, the device idle at both ends."""
+    synchronise()
+    start = time.perf_counter()
+    output = call()
+    synchronise()
+    return output, time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,7 @@ class Trial:
     call: Callable[[], torch.Tensor]
     around: Callable[[], AbstractContextManager[object]] | None = None
     check: Callable[[torch.Tensor], None] = _accept
+    clock: Clock = timed
 
 
 def relative_error(output: torch.Tensor, truth: torch.Tensor) -> float:
@@ -54,8 +77,9 @@ def relative_error(output: torch.Tensor, truth: torch.Tensor) -> float:
 
     if output.shape != truth.shape:
         return math.inf
-    wanted = truth.detach().cpu().double()
-    distance = torch.linalg.vector_norm(output.detach().cpu().double() - wanted)
+    where = truth.device if truth.device.type == "cuda" else torch.device("cpu")
+    wanted = truth.detach().to(where).double()
+    distance = torch.linalg.vector_norm(output.detach().to(where).double() - wanted)
     error = float(distance / torch.linalg.vector_norm(wanted))
     return error if math.isfinite(error) else math.inf
 
@@ -84,15 +108,6 @@ def count_flops(call: Callable[[], torch.Tensor]) -> float:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         call()
     return float(counter.get_total_flops())
-
-
-def timed(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """The output of one call and its seconds, the device idle at both ends."""
-    synchronise()
-    start = time.perf_counter()
-    output = call()
-    synchronise()
-    return output, time.perf_counter() - start
 
 
 def interleave(
@@ -139,19 +154,11 @@ def stolen_seconds() -> float:
 def _sample(trial: Trial) -> Sample:
     def attempt() -> float:
         with _no_collection():
-            output, seconds = timed(trial.call)
+            output, seconds = trial.clock(trial.call)
         trial.check(output)
         return seconds
 
     return undisturbed(attempt)
-
-
-def synchronise() -> None:
-    """Wait for the accelerator, where there is one."""
-    import torch
-
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
 
 
 @contextmanager
@@ -163,3 +170,17 @@ def _no_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+@contextmanager
+def cold_cache() -> Iterator[None]:
+    """An empty folder for what torch compiles, so that compile times are those of a first run."""
+    before = os.environ.get(_CACHE)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ[_CACHE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(_CACHE)
+            if before is not None:
+                os.environ[_CACHE] = before

@@ -1,9 +1,10 @@
-"""Peak memory of this process, read from the system it runs on."""
+"""Peak memory of this process: a GPU's where there is one, else as the system it runs on has it."""
 
 from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 from sdaccel import malloc
 
@@ -13,7 +14,9 @@ _RESET_PEAK = "5"
 
 
 def peak_memory() -> int | None:
-    """The most memory this process had resident, in bytes, since the start or the last reset."""
+    """The most memory this process had, in bytes, since the start or the last reset."""
+    if (cuda := _cuda()) is not None:
+        return int(cuda.max_memory_allocated())
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -23,6 +26,9 @@ def peak_memory() -> int | None:
 
 def reset_peak() -> bool:
     """Start the peak anew from what is resident now; False where the system does not allow it."""
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
+        return True
     try:
         _CLEAR.write_text(_RESET_PEAK)
     except OSError:
@@ -37,6 +43,13 @@ def release() -> None:
     """
     gc.collect()
     malloc.trim()
+
+
+def _cuda() -> Any:
+    """torch.cuda where there is a GPU, or None."""
+    import torch
+
+    return torch.cuda if torch.cuda.is_available() else None
 
 
 def _peak_since_start() -> int | None:

@@ -38,7 +38,7 @@ def measure_overheads(quick: bool, rounds: int, tell: Callable[[str], object] = 
     rows = [import_row(rounds, quick)]
     chosen = workload("sd15-unet", quick)
     tell(f"building {chosen.label}")
-    pipe = chosen.build()
+    pipe = chosen.built()
     for plan in ("eager", "lossless"):
         tell(f"accelerate and restore, plan {plan}")
         rows.extend(accelerate_rows(pipe, chosen, plan, rounds))

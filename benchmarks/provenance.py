@@ -17,7 +17,10 @@ from sdaccel import device
 if TYPE_CHECKING:
     import torch
 
-_PACKAGES = ("sdaccel", "torch", "diffusers", "transformers", "openvino")
+_PACKAGES = (
+    *("sdaccel", "torch", "triton", "diffusers", "transformers"),
+    *("openvino", "flash-attn", "sageattention"),
+)
 
 
 def machine(where: torch.device | None = None) -> dict[str, Any]:
@@ -70,10 +73,10 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def command() -> str:
+def command(module: str = "sdaccel.benchmarks") -> str:
     """How this run was called, without the folders of the interpreter and the checkout."""
     arguments = [os.path.relpath(each) if os.path.isabs(each) else each for each in sys.argv[1:]]
-    return " ".join(["python -m sdaccel.benchmarks", *arguments])
+    return " ".join([f"python -m {module}", *arguments])
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

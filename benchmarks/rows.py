@@ -8,10 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import samples
 from .errors import ResultsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SCHEMA = 1
 STATUSES = ("ok", "did nothing", "skipped", "wrong", "failed")
@@ -52,6 +55,16 @@ class Row:
     passes: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    DERIVED: ClassVar[tuple[str, ...]] = (
+        "median",
+        "interquartile_range",
+        "noisy",
+        "speedup",
+        "matmul_share",
+        "pays_after",
+    )
+    """What `to_dict` writes beside the fields."""
 
     @property
     def median(self) -> float | None:
@@ -97,12 +110,12 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the fields, and for readers of the JSON what follows from them."""
         values = asdict(self)
-        for name in _DERIVED:
+        for name in self.DERIVED:
             values[name] = getattr(self, name)
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`; raises `ResultsError` for what is no row."""
         names = {each.name for each in fields(cls)}
         try:
@@ -114,9 +127,6 @@ class Row:
                 f"A row has the status {row.status!r}; one of {STATUSES} was expected."
             )
         return row
-
-
-_DERIVED = ("median", "interquartile_range", "noisy", "speedup", "matmul_share", "pays_after")
 
 
 @dataclass
@@ -131,6 +141,9 @@ class Results:
     commit: str
     rows: list[Row] = field(default_factory=list)
 
+    ROW: ClassVar[type[Row]] = Row
+    """What its rows are read as."""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with the schema's number."""
         values: dict[str, Any] = {"schema": SCHEMA}
@@ -139,7 +152,7 @@ class Results:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Results:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`; raises `ResultsError` for another schema or no results."""
         if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
             raise ResultsError(f"These are no benchmark results of schema {SCHEMA}.")
@@ -147,7 +160,7 @@ class Results:
             kept = {each.name: values[each.name] for each in fields(cls)}
         except KeyError as error:
             raise ResultsError(f"These benchmark results lack {error}.") from error
-        kept["rows"] = [Row.from_dict(row) for row in kept["rows"]]
+        kept["rows"] = [cls.ROW.from_dict(row) for row in kept["rows"]]
         return cls(**kept)
 
     def write(self, path: Path) -> None:
@@ -158,7 +171,7 @@ class Results:
         os.replace(beside, path)
 
     @classmethod
-    def read(cls, path: Path) -> Results:
+    def read(cls, path: Path) -> Self:
         """The inverse of `write`; raises `ResultsError` with the path in its sentence."""
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))

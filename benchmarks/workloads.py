@@ -38,6 +38,13 @@ class Workload:
     settings: Mapping[str, Any] = field(default_factory=dict)
     fidelity: Callable[[Any, int], dict[str, float]] | None = None
 
+    def built(self) -> Any:
+        """The stock pipe, on the GPU where there is one."""
+        import torch
+
+        pipe = self.build()
+        return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
     @property
     def label(self) -> str:
         """The name, with the word "quick" where it is the scaled-down one."""

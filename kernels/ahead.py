@@ -34,6 +34,7 @@ FILES = (
     "attention_int8",
     "gated_residual",
     "timestep_embedding",
+    "linear",
 )
 """The kernel files."""
 
@@ -119,6 +120,9 @@ def _source(launch: Launch, config: Config) -> Any:
     signature, constants, attributes = {}, {}, {}
     for place, name in enumerate(launch.kernel.arg_names):
         value = values[name]
+        if name in config.boxes:
+            signature[name] = f"tensordesc<{_TYPES[value.dtype]}{list(config.boxes[name])}>"
+            continue
         kind = None if name not in launch.arguments else _kind(value)
         signature[name] = kind or "constexpr"
         if kind is None:
@@ -169,6 +173,7 @@ def _nvidia(cubin: bytes, shared: int) -> Binary:
             "mma": sum(name.startswith(("HMMA", "QMMA", "IMMA")) for name in names),
             "int8": sum(name.startswith(("IGMMA", "IMMA", "UTCIMMA")) for name in names),
             "fp8": sum(name.startswith(("QGMMA", "QMMA", "UTCQMMA")) for name in names),
+            "TMA loads": sum(name.startswith("UTMALDG") for name in names),
             "16-byte loads": sum(name.startswith("LDG") and ".128" in name for name in names),
         },
     )

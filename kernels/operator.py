@@ -78,6 +78,10 @@ class Operator:
             return self.reference(*arguments)
         return self._op(*arguments)
 
+    def failures(self) -> tuple[str, ...]:
+        """What compilers said where the kernel did not compile; the reference computes there."""
+        return tuple(self._failed.values())
+
     def _compute(self, *arguments: Any) -> Any:
         tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
         device = tensors[0].device
@@ -149,11 +153,15 @@ def unavailable(device: torch.device) -> str | None:
 
 @dataclass(frozen=True)
 class Config:
-    """How a kernel is cut: its block sizes by name, warps per program, pipeline stages."""
+    """How a kernel is cut: its block sizes by name, warps per program, pipeline stages.
+
+    `boxes` names the tensors that the kernel takes as TMA descriptors, with the boxes they load.
+    """
 
     blocks: Mapping[str, int]
     warps: int = 4
     stages: int = 2
+    boxes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -220,11 +228,44 @@ def launch(
     if 0 in grid:
         return
     options = {**constants, **config.blocks, "num_warps": config.warps, "num_stages": config.stages}
+    boxes = {name: _descriptor(arguments[name], box) for name, box in config.boxes.items()}
+    arguments = {**arguments, **boxes}
     if device.type == "cpu" or device.index == torch.cuda.current_device():
         kernel[grid](**arguments, **options)
         return
     with torch.cuda.device(device):
         kernel[grid](**arguments, **options)
+
+
+def takes_boxes(*tensors: torch.Tensor) -> bool:
+    """Whether TMA can load from tensors: 16-byte aligned, no dimension empty or expanded.
+
+    CUDA Driver API, cuTensorMapEncodeTiled.
+    """
+    return all(
+        each.numel() > 0
+        and each.stride(-1) == 1
+        and not each.data_ptr() % 16
+        and all(
+            length == 1 or (stride > 0 and not stride * each.element_size() % 16)
+            for length, stride in zip(each.shape[:-1], each.stride()[:-1], strict=True)
+        )
+        for each in tensors
+    )
+
+
+def _descriptor(tensor: torch.Tensor, box: tuple[int, ...]) -> Any:
+    """The descriptor of a tensor; a dimension of length 1 may have any stride, so gets an aligned.
+
+    It is made on the host: one that is made on the device needs an allocator for the process.
+    """
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    strides = [
+        16 if length == 1 else stride
+        for length, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    ]
+    return TensorDescriptor(tensor, list(tensor.shape), [*strides, 1], list(box))
 
 
 def _first_line(error: Exception) -> str:

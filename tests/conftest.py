@@ -1,7 +1,8 @@
 """One thread a test: the tensors are tiny, and threads that wait for each other only cost.
 
 What is measured is kept in a folder of the tests, never in the user's.
-Kernels run in Triton's interpreter, which reads its switch when a kernel is defined.
+Kernels run in Triton's interpreter, which reads its switch when a kernel is defined; with `--gpu`
+they are compiled, and their tests' tensors lie on the GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +12,32 @@ from collections.abc import Iterator
 
 import pytest
 
-os.environ["TRITON_INTERPRET"] = "1"
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run the kernels' tests on the GPU")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--gpu"):
+        if not _has_gpu():
+            raise pytest.UsageError("--gpu: there is no GPU here that this torch can use")
+        os.environ.pop("TRITON_INTERPRET", None)
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--gpu"):
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and the option --gpu"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -143,8 +143,8 @@ def test_a_plan_that_does_nothing_says_so() -> None:
 
 
 def test_a_plan_that_does_what_another_did_is_not_measured_twice() -> None:
-    rows = climb(rung("none+memory_format"), rung("eager-allocator-no_ops-vae"))
-    again = rows["eager-allocator-no_ops-vae"]
+    rows = climb(rung("none+memory_format"), rung("eager-allocator-no_ops-vae-attention"))
+    again = rows["eager-allocator-no_ops-vae-attention"]
     assert again.status == "skipped"
     assert "The same as none+memory_format" in again.reason
 

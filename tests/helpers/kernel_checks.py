@@ -1,4 +1,4 @@
-"""What every kernel's tests share: one table of tolerances, and the proof that the kernel ran."""
+"""What every kernel's tests share: where they run, how near they come, and that the kernel ran."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 
+from sdaccel.kernels.language import interpreted
 from sdaccel.kernels.operator import operators
+
+DEVICE = "cpu" if interpreted() else "cuda"
+"""The interpreter serves the CPU's tensors; with `pytest --gpu` kernels are compiled."""
+on_a_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="says what happens on a CPU")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 4e-4, torch.bfloat16: 5e-3}
@@ -17,8 +23,9 @@ and 2.4e-3 in bf16, where Triton's interpreter cuts off instead, which costs up 
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    """Normally distributed values, the same each time."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    """Normally distributed values, the same each time and everywhere."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(*shape, generator=generator, device="cpu").to(DEVICE, dtype)
 
 
 def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:

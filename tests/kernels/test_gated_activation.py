@@ -94,6 +94,7 @@ def test_the_bias_comes_first_and_is_not_rounded(dtype: torch.dtype) -> None:
 @torch.no_grad()
 def test_it_gives_what_diffusers_modules_give(module: torch.nn.Module, act: Any) -> None:
     x, gated = noise(2, 5, 24), isinstance(module, (GEGLU, SwiGLU))
+    module.to(x.device)
     op = gated_activation if gated else activation
     with kernel_runs("gated_activation" if gated else "activation", times=2):
         whole = op(module.proj(x), activation=act)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import noise
+from kernel_checks import noise, on_a_cpu
 
 from sdaccel.errors import SdaccelWarning
 from sdaccel.kernels import norm_modulate as module
@@ -82,6 +82,7 @@ def test_a_device_without_kernels_takes_plain_torch(monkeypatch: pytest.MonkeyPa
     assert OP.runs == {"reference": 1}
 
 
+@on_a_cpu
 def test_without_the_interpreter_a_cpu_takes_plain_torch_and_says_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,6 +92,7 @@ def test_without_the_interpreter_a_cpu_takes_plain_torch_and_says_nothing(
     assert not OP.reasons
 
 
+@on_a_cpu
 def test_on_a_cpu_machine_code_goes_first_and_leaves_the_rest_to_plain_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -108,6 +110,7 @@ def test_on_a_cpu_machine_code_goes_first_and_leaves_the_rest_to_plain_torch(
     assert OP.reasons == {"more than one sample": 1}
 
 
+@on_a_cpu
 @pytest.mark.parametrize(
     ("interpreted", "native", "nodes"), [(True, None, 1), (False, None, 0), (False, print, 1)]
 )
