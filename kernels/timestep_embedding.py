@@ -8,8 +8,10 @@ Shapes: timesteps (N,), i from 0 to dim // 2 - 1, y (N, dim).
 The angle is rounded as diffusers' `get_timestep_embedding` rounds it, product by product in fp32,
 so that both stray from the formula to the same side: at t = 1000 an angle's last digit is 6e-5. The
 rest is exact to fp32: the exponential is taken in fp64 and rounded, the sine in fp64 of what is
-left of whole turns, so that angles keep their digits up to 1e8. A GPU's own fp32 exponential, with
-its relative error of up to 2^-22 (PTX ISA, ex2.approx), would move angles at t = 1000 by 2.4e-4.
+left of whole turns, so that angles keep their digits up to 1e8. Relative L2 distances at t = 999
+and dim 320, on a CPU: 5e-6 from stock that divides as it does on a GPU, 1e-5 from stock as it is
+there, which is 1e-5 from the formula itself. A GPU's own fp32 exponential, with its relative error
+of up to 2^-22 (PTX ISA, ex2.approx), would move angles by up to 2.4e-4.
 
 Memory: 4 bytes written a value in fp32, far too few to matter: what counts is the launches. About
 45 FLOPs a value, nearly all in fp64: where that runs at a 64th of fp32's rate, a program's 128

@@ -275,6 +275,17 @@ def test_heads_beyond_the_limit_take_plain_torch() -> None:
     assert torch.equal(found, reference(*given))
 
 
+@pytest.mark.parametrize("chip", ["sm_86", "gfx942"])
+def test_chips_without_fp8_take_plain_torch(chip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdaccel.kernels.attention_int8.chip_of", lambda _: chip)
+    given = inputs(1, 1, 9, 64, keys=20)
+    with pytest.warns(SdaccelWarning, match=f"{chip} has no fp8"):
+        found = attention_int8(*given, value_dtype="fp8")
+    assert torch.equal(found, reference(*given, value_dtype="fp8"))
+    with kernel_runs("attention_int8"):
+        attention_int8(*given)
+
+
 def test_channels_are_cut_without_rounding_up_to_the_next_power() -> None:
     assert [sum(widths(dim, 16)) for dim in (8, 40, 64, 72, 80, 96, 112, 128)] == [
         *(16, 48, 64, 80, 80, 96, 128, 128)
