@@ -9,6 +9,7 @@ class of diffusers changes. Code that looks attention up in another way is left 
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -91,9 +92,8 @@ class Seam:
         code, closure = function.__code__.replace(), function.__closure__
         mine = types.FunctionType(code, copy, function.__name__, function.__defaults__, closure)
         mine.__kwdefaults__ = function.__kwdefaults__
-        mine.__qualname__, mine.__doc__ = function.__qualname__, function.__doc__
-        mine.__module__, mine.__annotations__ = function.__module__, function.__annotations__
-        mine.__dict__.update(function.__dict__)
+        functools.update_wrapper(mine, function)
+        vars(mine).pop("__wrapped__")  # it is no wrapper, and its signature is its own
         return mine
 
 
