@@ -9,7 +9,7 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench gpu kernels-all compat clean
+.PHONY: help setup demo test check lint types bench gpu kernels-all coverage compat clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,9 @@ gpu:  ## With a GPU at hand: test and time the kernels on it, climb the ladder; 
 
 kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, into a table
 	$(BIN)/python -W ignore -m sdaccel.kernels.ahead --output benchmarks/results/kernels-ahead-of-time.md
+
+coverage: setup  ## Fuse a tiny instance of every model family, compare with stock, into a table
+	TRITON_INTERPRET=1 $(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat

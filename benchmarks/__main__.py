@@ -1,4 +1,4 @@
-"""`python -m sdaccel.benchmarks`: measure workloads, or show what was measured."""
+"""`python -m sdaccel.benchmarks`: measure workloads, show what was measured, or what is covered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: all measured rungs are right; 1: one failed or is wrong; 2: bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verb = {"show": _show, "alone": _alone}.get(given[0] if given else "", _run)
+    verb = {"show": _show, "alone": _alone, "coverage": _coverage}.get(
+        given[0] if given else "", _run
+    )
     try:
         return verb(given if verb is _run else given[1:])
     except (BenchmarkError, ResultsError) as error:
@@ -120,6 +122,12 @@ def _alone(given: Sequence[str]) -> int:
     options = parser.parse_args(given)
     measure(options.workload, options.rung, options.quick)
     return 0
+
+
+def _coverage(given: Sequence[str]) -> int:
+    from .coverage import main as cover
+
+    return cover(given)
 
 
 def _print(console: Any, results: Results, path: Path) -> None:

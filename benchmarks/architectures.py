@@ -112,8 +112,8 @@ def stable_diffusion(unet: Configuration, vae: Configuration) -> Any:
     return pipe
 
 
-def draw_weights(model: torch.nn.Module, seed: int) -> None:
-    """Fill every parameter: matrices uniform within 1/sqrt(fan in) of 0, norms' scales near 1."""
+def draw_weights(model: torch.nn.Module, seed: int, gain: float = 1.0) -> None:
+    """Fill every parameter: matrices uniform within gain/sqrt(fan in) of 0, norms near identity."""
     import torch
 
     with torch.no_grad():
@@ -123,10 +123,11 @@ def draw_weights(model: torch.nn.Module, seed: int) -> None:
             for piece, values in _slices(parameter.view(-1), pool, start):
                 piece.copy_(values)
             start = (start + parameter.numel()) % _POOL
-            if parameter.dim() > 1:
-                parameter.mul_((parameter.numel() / parameter.shape[0]) ** -0.5)
+            if parameter.dim() > 1 and parameter.numel() > parameter.shape[0]:
+                parameter.mul_(gain * (parameter.numel() / parameter.shape[0]) ** -0.5)
             else:
-                parameter.mul_(0.1).add_(1.0 if name.endswith("weight") else 0.0)
+                is_scale = name.endswith(("weight", "gamma"))
+                parameter.mul_(0.1).add_(1.0 if is_scale else 0.0)
 
 
 def _slices(

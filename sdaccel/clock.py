@@ -121,12 +121,20 @@ def attach_module(clock: Clock, component: Component, patch: Patch) -> None:
             shared = clocks
 
             def count(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if _is_traced():  # a graph that counts is compiled anew at every count
+                    return
                 timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
                 for each in _listening(shared):
                     each.count(component.name, timestep)
 
             patch.add_handle(entry.register_forward_pre_hook(count, with_kwargs=True))
     _join(clocks, clock, patch)
+
+
+def _is_traced() -> bool:
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def _join(clocks: list[Clock], clock: Clock, patch: Patch) -> None:

@@ -11,7 +11,9 @@ import tiny
 import torch
 
 import sdaccel
-from sdaccel.clock import Clock
+from sdaccel.clock import Clock, attach_module
+from sdaccel.patch import Patch
+from sdaccel.target import Component
 
 
 def clock_of(pipe: Any) -> Clock:
@@ -152,3 +154,15 @@ def test_a_copied_scheduler_does_not_drive_the_clock(pipe: Any) -> None:
     twin = copy.deepcopy(pipe.scheduler)
     twin.set_timesteps(2)
     assert clock_of(pipe).generation == 0
+
+
+def test_calls_inside_a_compiled_graph_are_not_counted_and_compile_nothing_anew() -> None:
+    clock, patch, model = Clock(), Patch(), torch.nn.Linear(4, 4)
+    attach_module(clock, Component("unet", model, "denoiser", None), patch)
+    model(torch.ones(1, 4))
+    assert clock.calls["unet"] == 1
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(torch.ones(1, 4))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled(torch.ones(1, 4))
+    assert clock.calls["unet"] == 1

@@ -1,0 +1,105 @@
+"""Transformers whose pictures attend to text in layers of their own: width 32, two heads of 16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .families import BATCH, Draw, Family, Size, mask, timesteps
+
+_HEADS: Mapping[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
+_TEXT, _POOLED = 24, 20
+
+
+def _latents(draw: Draw, size: Size) -> Any:
+    return draw(BATCH, 4, size.height, size.width)
+
+
+def _masked(draw: Draw, size: Size) -> dict[str, Any]:
+    return {
+        "hidden_states": _latents(draw, size),
+        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
+        "encoder_attention_mask": mask(size.tokens, draw.dtype),
+        "timestep": timesteps(draw.dtype),
+    }
+
+
+def _pixart(draw: Draw, size: Size) -> dict[str, Any]:
+    added = {"resolution": None, "aspect_ratio": None}
+    return {**_masked(draw, size), "added_cond_kwargs": added}
+
+
+def _sana_guided(draw: Draw, size: Size) -> dict[str, Any]:
+    return {**_masked(draw, size), "guidance": timesteps(draw.dtype, 0.5)}
+
+
+def _hunyuan(draw: Draw, size: Size) -> dict[str, Any]:
+    """Both texts have the lengths of the model's learned padding, 6 and 7."""
+    from diffusers.models.embeddings import get_2d_rotary_pos_embed
+
+    grid = (size.height // 2, size.width // 2)
+    return {
+        "hidden_states": _latents(draw, size),
+        "timestep": timesteps(draw.dtype),
+        "encoder_hidden_states": draw(BATCH, 6, _TEXT),
+        "text_embedding_mask": mask(6),
+        "encoder_hidden_states_t5": draw(BATCH, 7, 16),
+        "text_embedding_mask_t5": mask(7),
+        "image_rotary_emb": get_2d_rotary_pos_embed(16, ((0, 0), grid), grid, output_type="pt"),
+    }
+
+
+_SANA: Mapping[str, Any] = {
+    **_HEADS,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 2,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 16,
+    "cross_attention_dim": 32,
+    "caption_channels": _TEXT,
+    "sample_size": 8,
+}
+
+FAMILIES = (
+    Family(
+        "PixArt",
+        "PixArtTransformer2DModel",
+        {
+            **_HEADS,
+            "out_channels": 8,
+            "num_layers": 2,
+            "cross_attention_dim": 32,
+            "caption_channels": _TEXT,
+            "sample_size": 8,
+        },
+        _pixart,
+    ),
+    Family("Sana", "SanaTransformer2DModel", _SANA, _masked),
+    Family(
+        "Sana Sprint",
+        "SanaTransformer2DModel",
+        {**_SANA, "guidance_embeds": True, "qk_norm": "rms_norm_across_heads"},
+        _sana_guided,
+    ),
+    Family(
+        "HunyuanDiT",
+        "HunyuanDiT2DModel",
+        {
+            **_HEADS,
+            "in_channels": 4,
+            "patch_size": 2,
+            "sample_size": 8,
+            "hidden_size": 32,
+            # the fourth block is the first with a skip connection
+            "num_layers": 4,
+            "cross_attention_dim": _TEXT,
+            "cross_attention_dim_t5": 16,
+            "pooled_projection_dim": _POOLED,
+            "text_len": 6,
+            "text_len_t5": 7,
+            "use_style_cond_and_image_meta_size": False,
+        },
+        _hunyuan,
+    ),
+)

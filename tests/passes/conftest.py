@@ -1,0 +1,19 @@
+"""The ops on a CPU as a user has them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from sdaccel.kernels.ahead import FILES
+from sdaccel.kernels.operator import operators
+
+
+@pytest.fixture
+def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ops are computed by plain torch, as without TRITON_INTERPRET: a hundred times faster."""
+    for name in FILES:
+        import_module(f"sdaccel.kernels.{name}")
+    for operator in operators().values():
+        monkeypatch.setattr(operator, "_interpreted", False)
