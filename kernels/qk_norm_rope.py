@@ -5,9 +5,9 @@
 
 Shapes: query (B, S, H, D) and key (B, S, Hk, D), with any strides as long as channels lie side by
 side: views into a packed (B, S, 3, H, D) will do, and so will transposed (B, H, S, D). Key may have
-another number of heads (GQA) and, where nothing is rotated, of tokens (cross-attention). The norm
-is taken of each head, weight and bias (D,); or across heads, weight and bias (H * D,). norm=None
-only rotates, cos=None only normalises. Arithmetic is fp32, rounded once.
+another number of heads (GQA), or none for query alone, and, where nothing is rotated, of tokens
+(cross-attention). The norm is taken of each head, weight and bias (D,); or across heads, weight and
+bias (H * D,). norm=None only rotates, cos=None only normalises. Arithmetic is fp32, rounded once.
 
 cos and sin come in all forms of `rotary`: (S, D), (S, D/2), with a batch, with heads; `tables`
 makes them of complex numbers. LTX rotates (B, S, H * D) by tables of that shape: give query as
@@ -37,11 +37,12 @@ from typing import Any, Literal
 
 import torch
 
-from ..errors import ArgumentError
-from .arguments import check_choice, check_device, check_float, check_shape
 from .cost import Cost, size
 from .language import tl, triton
 from .operator import Config, Operator, UnsupportedError, launch
+from .pieces import in_pieces
+from .qk_arguments import check_head_norm, check_heads
+from .qk_in_pieces import norm_rope_in_pieces
 from .rotary import (
     Layout,
     check_tables,
@@ -270,50 +271,10 @@ def qk_norm_rope(
     """
     rotary_dim = query.shape[-1] if rotary_dim is None else rotary_dim
     weights = (query_weight, key_weight, query_bias, key_bias)
-    _check(query, key)
-    _check_norm(query, key, weights, norm, across_heads)
+    check_heads(query, key)
+    check_head_norm(query, key, weights, norm, across_heads)
     check_tables(query, key, cos, sin, layout, rotary_dim)
     _OP(query, key, *weights, norm, across_heads, cos, sin, layout, rotary_dim, eps)
-
-
-def _check(query: torch.Tensor, key: torch.Tensor) -> None:
-    check_float(query=query, key=key)
-    check_device(query=query, key=key)
-    if key.dtype != query.dtype:
-        raise ArgumentError(f"key is {key.dtype} and query {query.dtype}: give both in one dtype")
-    check_shape((-1, -1, -1, -1), query=query)
-    check_shape((query.shape[0], -1, -1, query.shape[-1]), key=key)
-    for name, x in (("query", query), ("key", key)):
-        if x.shape[-1] == 0 or (x.shape[-1] > 1 and x.stride(-1) != 1):
-            raise ArgumentError(f"{name}'s channels lie side by side, and are more than none")
-        if any(
-            not stride and length > 1 for stride, length in zip(x.stride(), x.shape, strict=True)
-        ):
-            raise ArgumentError(f"{name} is written in place, and can't be an expanded tensor")
-
-
-def _check_norm(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    weights: tuple[torch.Tensor | None, ...],
-    norm: str | None,
-    across_heads: bool,
-) -> None:
-    check_choice("norm", norm, ("rms", "layer", None))
-    for name, x, weight, bias in (
-        ("query", query, weights[0], weights[2]),
-        ("key", key, weights[1], weights[3]),
-    ):
-        given = {f"{name}_weight": weight, f"{name}_bias": bias}
-        check_float(**given)
-        check_device(query=query, **given)
-        check_shape((x.shape[-1] * (x.shape[2] if across_heads else 1),), **given)
-    for kind, place in (("weight", 0), ("bias", 2)):
-        one, other = weights[place], weights[place + 1]
-        if getattr(one, "dtype", None) != getattr(other, "dtype", None):
-            raise ArgumentError(f"query_{kind} and key_{kind} go together, and in one dtype")
-        if norm is None and one is not None:
-            raise ArgumentError(f"a {kind} needs a norm: give norm='rms' or norm='layer'")
 
 
 def qk_norm_rope_reference(
@@ -332,14 +293,19 @@ def qk_norm_rope_reference(
     eps: float,
 ) -> None:
     """The same in plain torch, the norm in x's dtype: as far from the truth as diffusers is."""
+    if cos is not None and sin is not None:
+        cos, sin = (pairs_of("", each, query, layout, rotary_dim) for each in (cos, sin))
     for x, weight, bias in ((query, query_weight, query_bias), (key, key_weight, key_bias)):
-        y = x
-        if norm is not None:
-            y = x.flatten(2) if across_heads else x
-            y = norm_reference(y, None, None, weight, bias, norm, eps).view(x.shape)
+        if in_pieces(x):
+            affine = (weight, bias, norm, across_heads)
+            norm_rope_in_pieces(x, *affine, cos, sin, layout, rotary_dim, eps)
+            continue
+        y = x.flatten(2) if across_heads else x
+        if norm is not None and x.numel():
+            y = norm_reference(y, None, None, weight, bias, norm, eps)
+        y = y.view(x.shape)
         if cos is not None and sin is not None:
-            pairs = [pairs_of("", each, query, layout, rotary_dim) for each in (cos, sin)]
-            y = rotated(y.float(), pairs[0], pairs[1], layout, rotary_dim)
+            y = rotated(y.float(), cos, sin, layout, rotary_dim)
         x.copy_(y)
 
 

@@ -197,7 +197,7 @@ def check_tables(
         for name, each in (("cos", cos), ("sin", sin))
     ]
     check_shape(seen[0].shape, sin=seen[1])
-    if seen[0].shape[2] > 1:
+    if seen[0].shape[2] > 1 and key.shape[2]:
         check_shape((-1, -1, query.shape[2], -1), key=key)
 
 

@@ -12,9 +12,11 @@ from typing import Literal
 import torch
 
 from ..errors import ArgumentError
-from .arguments import check_choice, check_device, check_float, check_shape
+from .arguments import FLOATS, check_choice, check_device, check_float, check_shape
 from .language import tl, triton
+from .norm_in_pieces import norm_in_pieces
 from .operator import Config, UnsupportedError
+from .pieces import in_pieces
 
 Kind = Literal["layer", "rms"]
 Quantized = Literal["fp8", "int8"]
@@ -154,7 +156,13 @@ def norm_reference(
     eps: float,
     scale_offset: float = 1.0,
 ) -> torch.Tensor:
-    """The norm, modulated, in plain torch and x's dtype: one pass for the norm, one to modulate."""
+    """The norm, modulated, in plain torch and x's dtype: one pass for the norm, one to modulate.
+
+    On a CPU `norm_in_pieces` takes one, in fp32.
+    """
+    if in_pieces(x) and x.dtype in FLOATS:
+        scale, shift = (None if each is None else like(each, x) for each in (scale, shift))
+        return norm_in_pieces(x, scale, shift, weight, bias, kind, eps, scale_offset)
     function = torch.nn.functional.layer_norm if kind == "layer" else torch.nn.functional.rms_norm
     y = function(x, x.shape[-1:], eps=eps)
     if weight is not None or bias is not None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Effect, Pass
 
 if TYPE_CHECKING:
     from ..patch import Patch
     from ..report import PassRecord
-    from ..target import Target
+    from ..target import Component, Target
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Fuse(Pass):
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
         for component, model in target.each(record, "denoiser", "vae", weights=False):
-            with patch.scope(component.module):
-                saved = _fuse(model, target, patch, record)
+            with patch.scope(model):
+                saved = _fuse(component, target, patch, record)
             if saved:
                 record.note(f"{component.name}: spares {saved} reads or writes of a tensor a call")
             elif id(component.entry) in target.compiled:
@@ -42,18 +42,25 @@ class Fuse(Pass):
         target.clock.end_listeners.append(kernels.end)
 
 
-def _fuse(model: Any, target: Target, patch: Patch, record: PassRecord) -> int:
+def _fuse(component: Component, target: Target, patch: Patch, record: PassRecord) -> int:
     """Swap what the rules find; returns the passes over memory that a call is spared."""
-    from .fusions import RAN, swaps
+    from .fusions import swaps
+    from .rotations import unknown_rotations
+    from .swap import RAN, is_hooked
 
-    saved = 0
-    for swap in swaps(model):
-        if id(swap.module) in target.compiled:
+    saved = hooked = 0
+    for swap in swaps(component.module, target.compiled):
+        if is_hooked(swap.owner):
+            hooked += 1
             continue
-        patch.set_class(swap.module, swap.subclass)
-        patch.set(swap.module, RAN, record.ran)
-        record.changed[swap.label] += 1
+        patch.set_class(swap.owner, swap.subclass)
+        patch.set(swap.owner, RAN, record.ran)
+        record.changed.update(swap.counts)
         saved += swap.saved
+    if hooked:
+        record.note(f"{component.name}: {hooked} modules with hooks of others are left as they are")
+    for name in unknown_rotations(component.module):
+        record.note(f"{component.name}: {name} is left to rotate by itself")
     return saved
 
 

@@ -6,13 +6,14 @@ from importlib import import_module
 
 import pytest
 
-from sdaccel.kernels.ahead import FILES
-from sdaccel.kernels.operator import operators
-
 
 @pytest.fixture
 def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ops are computed by plain torch, as without TRITON_INTERPRET: a hundred times faster."""
+    # imported here: this file is read before the options are, which choose the interpreter
+    from sdaccel.kernels.ahead import FILES
+    from sdaccel.kernels.operator import operators
+
     for name in FILES:
         import_module(f"sdaccel.kernels.{name}")
     for operator in operators().values():

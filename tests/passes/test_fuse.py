@@ -5,14 +5,18 @@ That its result is stock's is held by tests/test_effects.py, as for every exact 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from kernel_checks import noise, relative_error
 
 import sdaccel
 from sdaccel.kernels.operator import operators
+from sdaccel.passes.fusions import swaps
+from sdaccel.passes.swap import RAN
 
 
 def fused(pipe: Any) -> Any:
@@ -133,3 +137,149 @@ def test_the_memory_format_of_feature_maps_is_kept(channels_last: bool) -> None:
     features = torch.randn(2, norm.num_channels, 4, 6).contiguous(memory_format=wanted)
     with torch.no_grad():
         assert norm(features).is_contiguous(memory_format=wanted)
+
+
+def transformer_inputs() -> dict[str, Any]:
+    return {
+        "hidden_states": noise(1, 16, 16),
+        "encoder_hidden_states": noise(1, 8, 32, seed=1),
+        "pooled_projections": noise(1, 32, seed=2),
+        "timestep": torch.tensor([0.5]),
+        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(8, 3),
+    }
+
+
+def test_a_transformer_s_rotations_and_residuals_are_fused_and_really_run() -> None:
+    pipe = fused(tiny.flux())
+    with torch.no_grad():
+        pipe.transformer(**transformer_inputs())
+    record = sdaccel.report(pipe)["fuse"]
+    assert record.changed["q/k norm+rotation"] == 4 + 2
+    assert record.changed["rotation of q/k"] == 2, "the processors"
+    assert record.changed["gated residual"] == 4 + 1
+    assert record.ran["q/k norms fused with their rotation"] == 2 + 2
+    assert record.ran["gated residuals in one pass"] == 4 + 1
+    assert record.ran["norms fused with their modulation"] == 4 + 1 + 1
+
+
+@pytest.mark.parametrize("level", ["leaf_level", "block_level"])
+@pytest.mark.parametrize("before", [True, False])
+def test_group_offloading_before_or_after_gives_the_same(level: str, before: bool) -> None:
+    pipe = tiny.flux()
+    offload: dict[str, Any] = {
+        "onload_device": torch.device("cpu"),
+        "offload_device": torch.device("cpu"),
+        "offload_type": level,
+        "num_blocks_per_group": 1 if level == "block_level" else None,
+    }
+    with torch.no_grad():
+        stock = pipe.transformer(**transformer_inputs()).sample
+        if before:
+            pipe.transformer.enable_group_offload(**offload)
+        fused(pipe)
+        if not before:
+            pipe.transformer.enable_group_offload(**offload)
+        found = pipe.transformer(**transformer_inputs()).sample
+        torch.testing.assert_close(found, stock)
+        sdaccel.restore(pipe)
+        restored = pipe.transformer(**transformer_inputs()).sample
+    assert torch.equal(restored, stock)
+
+
+def test_a_norm_that_somebody_hooked_keeps_its_silu_behind_it() -> None:
+    pipe = tiny.stable_diffusion()
+    norm = pipe.unet.conv_norm_out
+    stock_forward = norm.forward
+    norm.forward = lambda hidden_states: stock_forward(hidden_states)
+    sample, text = torch.ones(1, 4, 8, 8), torch.ones(1, 16, 32)
+    with torch.no_grad():
+        stock = pipe.unet(sample, 1, text).sample
+        found = fused(pipe).unet(sample, 1, text).sample
+    torch.testing.assert_close(found, stock)
+    assert type(pipe.unet.conv_act) is torch.nn.SiLU
+
+
+def test_a_lora_loaded_afterwards_is_part_of_what_is_fused() -> None:
+    from peft import LoraConfig
+
+    def adapted(pipe: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        targets = ["to_q", "to_k", "add_q_proj", "proj_out"]
+        pipe.transformer.add_adapter(
+            LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+        )
+        with torch.no_grad():
+            return pipe.transformer(**transformer_inputs()).sample
+
+    stock = adapted(tiny.flux())
+    torch.testing.assert_close(adapted(fused(tiny.flux())), stock, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rotation_that_was_not_read_is_reported() -> None:
+    from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+
+    class Other(FluxAttnProcessor):
+        def __call__(
+            self, attn: Any, *args: Any, image_rotary_emb: Any = None, **kwargs: Any
+        ) -> Any:
+            return super().__call__(attn, *args, image_rotary_emb=image_rotary_emb, **kwargs)
+
+    pipe = tiny.flux()
+    pipe.transformer.set_attn_processor(Other())
+    record = sdaccel.report(fused(pipe))["fuse"]
+    assert "transformer: Other is left to rotate by itself" in record.notes
+    assert not record.changed["rotation of q/k"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_over_the_channels_of_a_video_are_stock_s(dtype: torch.dtype) -> None:
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
+
+    torch.manual_seed(0)
+    holder = torch.nn.ModuleList([WanRMS_norm(12, images=False), WanRMS_norm(12, bias=True)])
+    for weight in holder.parameters():
+        torch.nn.init.normal_(weight, 1.0, 0.3)
+    video, picture = noise(2, 12, 3, 4, 5), noise(2, 12, 4, 5)
+    with torch.no_grad():
+        truth = holder[0](video), holder[1](picture)
+        holder.to(dtype)
+        stock = holder[0](video.to(dtype)), holder[1](picture.to(dtype))
+        for swap in swaps(holder):
+            swap.owner.__class__ = swap.subclass
+            swap.owner.__dict__[RAN] = Counter()
+        found = holder[0](video.to(dtype)), holder[1](picture.to(dtype))
+    for each, other, exact in zip(found, stock, truth, strict=True):
+        assert each.dtype == dtype
+        assert relative_error(each, exact) <= 1.1 * relative_error(other, exact) + 1e-6
+    assert holder[0].__dict__[RAN].total() == 1
+
+
+def test_on_a_cpu_torch_s_group_norm_stays_and_silu_works_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sdaccel.kernels.language.interpreted", lambda: False)
+    pipe = tiny.stable_diffusion()
+    sample, text = torch.ones(1, 4, 8, 8), torch.ones(1, 16, 32)
+    with torch.no_grad():
+        stock = pipe.unet(sample, 1, text).sample
+        found = fused(pipe).unet(sample, 1, text).sample
+    torch.testing.assert_close(found, stock)
+    record = sdaccel.report(pipe)["fuse"]
+    assert record.ran["SiLUs in place behind their GroupNorm"] > 10
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_diffusers_own_cache_before_or_after_gives_the_same(before: bool) -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    images = []
+    for with_fuse in (False, True):
+        pipe = tiny.flux()
+        if with_fuse and not before:
+            fused(pipe)
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.05))
+        if with_fuse and before:
+            fused(pipe)
+        images.append(torch.from_numpy(tiny.draw_flux(pipe)))
+    torch.testing.assert_close(images[1], images[0], rtol=1e-3, atol=1e-4)

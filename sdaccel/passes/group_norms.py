@@ -1,0 +1,75 @@
+"""GroupNorm, then SiLU, in one op: in ResNets and at a model's end.
+
+On a CPU torch's GroupNorm is as good as it gets, contiguous or channels-last, and SiLU works in
+place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from .swap import RAN, Forward, Swap, by_torch, is_hooked, name_of, plainly, swap
+
+_RESNETS = {
+    "diffusers.models.resnet.ResnetBlock2D",
+    "diffusers.models.resnet.TemporalResnetBlock",
+    "diffusers.models.autoencoders.autoencoder_kl_hunyuan_video.HunyuanVideoResnetBlockCausal3D",
+}
+
+
+def norm_then_silu(module: Any, owners: Counter[int]) -> Iterator[Swap]:
+    """The norms of ResNets, which SiLU follows, and a model's last norm and activation."""
+    if name_of(type(module)) in _RESNETS:
+        if getattr(module, "time_embedding_norm", "default") != "default":
+            return
+        norms, activation = [module.norm1, module.norm2], module.nonlinearity
+    else:
+        norms, activation = (
+            [getattr(module, "conv_norm_out", None)],
+            getattr(module, "conv_act", None),
+        )
+    if not _are_groups_then_silu(norms, activation) or owners[id(activation)] != 1:
+        return
+    if not any(is_hooked(each) for each in (*norms, activation)):
+        for norm in norms:
+            yield swap(norm, _group_norm_silu, "GroupNorm+SiLU", 2)
+        yield swap(activation, _done_already, "SiLU that its norm does", 0)
+
+
+def _are_groups_then_silu(norms: list[Any], activation: Any) -> bool:
+    import torch
+
+    return type(activation) is torch.nn.SiLU and all(
+        type(norm) is torch.nn.GroupNorm for norm in norms
+    )
+
+
+def _group_norm_silu(stock: Forward) -> Forward:
+    def forward(self: Any, hidden_states: Any) -> Any:
+        if not plainly(hidden_states):
+            return _silu(stock(self, hidden_states))
+        if by_torch(hidden_states):
+            self.__dict__[RAN]["SiLUs in place behind their GroupNorm"] += 1
+            return _silu(stock(self, hidden_states), inplace=True)
+        from ..kernels.group_norm_silu import group_norm_silu
+
+        return group_norm_silu(hidden_states, self.num_groups, self.weight, self.bias, eps=self.eps)
+
+    return forward
+
+
+def _silu(hidden_states: Any, inplace: bool = False) -> Any:
+    import torch
+
+    return torch.nn.functional.silu(hidden_states, inplace=inplace)
+
+
+def _done_already(stock: Forward) -> Forward:
+    """A ResNet's activation also serves the time embedding, (N, C) or (N, F, C): that it does."""
+
+    def forward(self: Any, hidden_states: Any) -> Any:
+        return hidden_states if hidden_states.dim() > 3 else stock(self, hidden_states)
+
+    return forward

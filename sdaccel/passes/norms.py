@@ -1,0 +1,72 @@
+"""Norms over channels: in one pass over memory, or waiting for their modulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .deferred import Deferred
+from .swap import RAN, Forward, Swap, name_of, plainly, swap
+
+
+def norm_rule(module: Any) -> Iterator[Swap]:
+    """A norm without weights is one that is modulated; one with weights is computed in one pass.
+
+    torch's LayerNorm is that already, and so is its RMSNorm on a GPU, but not on a CPU.
+    """
+    if module.weight is None:
+        yield swap(module, _modulated, "norm+modulate", stock_passes(module) + 2)
+    elif stock_passes(module) > 2 or "RMSNorm" in type(module).__name__:
+        yield swap(module, _whole_norm, "norm", stock_passes(module) - 2)
+
+
+def stock_passes(module: Any) -> int:
+    """How often stock reads or writes a tensor to compute a norm; where it is spelled out, many."""
+    return _STOCK_PASSES.get(name_of(type(module)), 2)
+
+
+_NORMALIZATION = "diffusers.models.normalization."
+_STOCK_PASSES = {
+    f"{_NORMALIZATION}FP32LayerNorm": 6,
+    f"{_NORMALIZATION}RMSNorm": 11,
+    f"{_NORMALIZATION}MochiRMSNorm": 11,
+}
+
+
+def _modulated(stock: Forward) -> Forward:
+    def forward(self: Any, hidden_states: Any) -> Any:
+        if not is_row_norm(self, hidden_states):
+            return stock(self, hidden_states)
+        return Deferred(hidden_states, norm_of(self), self.__dict__[RAN])
+
+    return forward
+
+
+def _whole_norm(stock: Forward) -> Forward:
+    def forward(self: Any, hidden_states: Any) -> Any:
+        if not is_row_norm(self, hidden_states) or self.weight.dtype != hidden_states.dtype:
+            return stock(self, hidden_states)
+        from ..kernels.norm_modulate import norm_modulate
+
+        self.__dict__[RAN]["norms in one pass"] += 1
+        return norm_modulate(hidden_states, **norm_of(self))
+
+    return forward
+
+
+def is_row_norm(module: Any, hidden_states: Any) -> bool:
+    """Whether a norm is over the last dimension of something the op can take."""
+    if not plainly(hidden_states) or hidden_states.dim() < 2 or module.eps is None:
+        return False
+    over = getattr(module, "normalized_shape", None) or module.dim
+    return tuple(over) == tuple(hidden_states.shape[-1:])
+
+
+def norm_of(module: Any) -> dict[str, Any]:
+    """The op's arguments for a norm of torch or diffusers."""
+    return {
+        "weight": module.weight,
+        "bias": getattr(module, "bias", None),
+        "kind": "rms" if "RMSNorm" in type(module).__name__ else "layer",
+        "eps": module.eps,
+    }

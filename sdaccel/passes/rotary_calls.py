@@ -1,0 +1,106 @@
+"""What computes a rotation where processors call their own: with the norm before it, in one pass.
+
+Each is given the stock function first, which computes what doesn't fit: values of another dtype,
+with gradients, while compiling. The rest of its arguments are the stock function's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .pending import Pending
+from .swap import Forward, in_cache, plainly
+from .unrotated import Joined, Unrotated, rotate_in_place
+
+if TYPE_CHECKING:
+    import torch
+
+
+def real(
+    stock: Forward,
+    x: Any,
+    freqs_cis: Any,
+    use_real: bool = True,
+    use_real_unbind_dim: int = -1,
+    sequence_dim: int = 2,
+) -> Any:
+    """embeddings.apply_rotary_emb: cos and sin (S, D), or complex numbers (B, S, D/2)."""
+    given = (x, freqs_cis, use_real, use_real_unbind_dim, sequence_dim)
+    if not use_real:
+        return _complex(stock, x, freqs_cis, given)
+    layout = {-1: "interleaved", -2: "half"}.get(use_real_unbind_dim)
+    cos, sin = freqs_cis
+    if layout is None or sequence_dim not in (1, 2) or cos.dim() != 2:
+        return stock(_value(x), *given[1:])
+    cos, sin = cos.to(x.device), sin.to(x.device)
+    return _rotated(stock, given, sequence_dim, cos, sin, layout)
+
+
+def qwen(
+    stock: Forward, x: Any, freqs_cis: Any, use_real: bool = True, use_real_unbind_dim: int = -1
+) -> Any:
+    """Qwen-Image's: complex numbers (S, D/2)."""
+    given = (x, freqs_cis, use_real, use_real_unbind_dim)
+    if use_real:
+        return stock(_value(x), *given[1:])
+    return _complex(stock, x, freqs_cis, given)
+
+
+def complex_numbers(stock: Forward, x_in: Any, freqs_cis: Any) -> Any:
+    """Z-Image's: complex numbers (B, S, D/2)."""
+    return _complex(stock, x_in, freqs_cis, (x_in, freqs_cis))
+
+
+def strided(stock: Forward, hidden_states: Any, freqs_cos: Any, freqs_sin: Any) -> Any:
+    """Wan's: cos and sin (1, S, 1, D), of which every other one is used."""
+    given = (hidden_states, freqs_cos, freqs_sin)
+    return _rotated(stock, given, 1, freqs_cos, freqs_sin, "interleaved")
+
+
+def by_heads(stock: Forward, x: Any, freqs_cos: Any, freqs_sin: Any) -> Any:
+    """Mochi's: cos and sin (S, H, D/2)."""
+    return _rotated(stock, (x, freqs_cos, freqs_sin), 1, freqs_cos[None], freqs_sin[None])
+
+
+def flat(stock: Forward, x: Any, freqs: Any) -> Any:
+    """LTX's: cos and sin (B, S, H * D), for heads that lie flat."""
+    return _rotated(stock, (x, freqs), 1, *freqs)
+
+
+def _complex(stock: Forward, x: Any, freqs: torch.Tensor, given: tuple[Any, ...]) -> Any:
+    from ..kernels.rotary import tables
+
+    if not freqs.is_complex():
+        return stock(_value(x), *given[1:])
+    return _rotated(stock, given, 1, *tables(freqs))
+
+
+def _rotated(
+    stock: Forward,
+    given: tuple[Any, ...],
+    sequence_dim: int,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    layout: str = "interleaved",
+) -> Any:
+    """The first of `given` rotated by the op, or by the stock function if it can't."""
+    import torch
+
+    from ..kernels.arguments import FLOATS
+
+    x = given[0]
+    waiting = isinstance(x, (Unrotated, Joined))
+    if cos.dtype == torch.float64:
+        cos, sin = cos.float(), sin.float()
+    fits = cos.dtype in FLOATS and cos.device == x.device and (waiting or plainly(x))
+    if not fits or in_cache(x):
+        return stock(_value(x), *given[1:])
+    if waiting:
+        return x.rotated(sequence_dim, cos, sin, layout=layout)
+    rotated = x.clone()
+    rotate_in_place(rotated, sequence_dim, cos=cos, sin=sin, layout=layout)
+    return rotated
+
+
+def _value(x: Any) -> Any:
+    return x.value() if isinstance(x, Pending) else x
