@@ -4,7 +4,7 @@ Regional where code can be shared: a kind of block is compiled once for all that
 however many there are. Frozen weights can't be shared, so a frozen model is compiled as one graph.
 Freezing is what pays on a CPU: SD1.5's UNet in bf16 takes 1.91 s compiled and 1.67 s frozen where
 eager takes 1.8 to 2.05, PixArt-Sigma 2.27 and 1.85 where eager takes 2.40 (2 AMX cores of a Xeon,
-torch 2.13). It costs a packed copy of the weights.
+torch 2.13). It takes a packed copy of the weights, and the originals wait on disk (see `parking`).
 """
 
 from __future__ import annotations
