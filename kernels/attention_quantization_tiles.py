@@ -147,17 +147,17 @@ def quantize_int8_kernel(
         mean = tl.sum(parts, axis=0) / tl.maximum(length, 1).to(tl.float32)
         x = tl.where(inside, x - mean[None, :], 0.0)
     x = x * factor
-    # x - x is zero, or NaN for what isn't finite: max would drop it
-    largest = tl.max(tl.abs(x), axis=1) + tl.sum(x - x, axis=1)
+    # times 0 it is 0, or NaN where it isn't finite, which max would drop
+    largest = tl.max(tl.abs(x), axis=1) + tl.sum(x * 0.0, axis=1)
     row = batch_head * blocks * TOKENS + block * TOKENS + tl.arange(0, TOKENS)
     if BY_TOKEN:
         scale = _scale_of(largest, 127.0)
         tl.store(scale_ptr + row, scale)
-        y = x / scale[:, None]
+        y = x * (1.0 / scale)[:, None]
     else:
-        scale = _scale_of(tl.max(largest, axis=0) + tl.sum(largest - largest, axis=0), 127.0)
+        scale = _scale_of(tl.max(largest, axis=0) + tl.sum(largest * 0.0, axis=0), 127.0)
         tl.store(scale_ptr + batch_head * blocks + block, scale)
-        y = x / scale
+        y = x * (1.0 / scale)
     y = tl.where(y == y, tl.floor(y + 0.5), 0.0).to(tl.int8)
     tl.store(y_ptr + row[:, None] * DEPTH + channel[None, :], y, (channel < DEPTH)[None, :])
 
@@ -198,6 +198,6 @@ def quantize_fp8_kernel(
     row = batch_head * DEPTH + channel
     if block == 0:
         tl.store(scale_ptr + row, scale, channel < DEPTH)
-    y = (x / scale[None, :]).to(y_ptr.dtype.element_ty)
+    y = (x * (1.0 / scale)[None, :]).to(y_ptr.dtype.element_ty)
     place = row[None, :] * (blocks * TOKENS) + token[:, None]
     tl.store(y_ptr + place, y, (channel < DEPTH)[None, :])
