@@ -1,13 +1,13 @@
 """The activations of feed-forwards, one pass over memory each.
 
-Where an activation has one kernel already (erf-GELU, SiLU, and on a GPU tanh-GELU) nothing is to be
-gained. Z-Image's and Lumina2's feed-forwards have their halves in two projections: the op takes
-them only joined, so their product is left to torch.
+Where an activation has one kernel already (GELU by erf or tanh, SiLU) nothing is to be gained. On a
+CPU the op's tanh-GELU takes 0.7 of torch's time in bf16 (2 x 1024 x 4608), but a block of PixArt or
+SD3 is no faster with it, and slower where other processes share the cores: it is left to torch.
+Z-Image's and Lumina2's feed-forwards have their halves in two projections: the op takes them only
+joined, so their product is left to torch too.
 
-Stock's time over the op's on 2 cores of an AMD EPYC (Zen 5, AVX-512 with bf16): tanh-GELU in bf16
-1.3 to 1.4 of 1 x 1560 x 8960 and 2 x 1024 x 4608 values, 0.7 to 1.1 of 1 x 4096 x 4608, in fp32
-1.0; GEGLU and SwiGLU 1.0 in bf16, 1.1 in fp32; SiLU by way of fp32 in bf16 1.3; ApproximateGELU
-0.8.
+Stock's time over the op's on 2 cores of an AMD EPYC (Zen 5, AVX-512 with bf16): GEGLU and SwiGLU
+1.0 in bf16, 1.1 in fp32; SiLU by way of fp32 in bf16 1.3; ApproximateGELU 0.8.
 """
 
 from __future__ import annotations
@@ -60,26 +60,6 @@ def silu_in_fp32(module: Any) -> Iterator[Swap]:
     """SiLU by way of fp32: the same values, which torch's kernel computes in fp32 anyway."""
     fuse = _activation("silu", lambda x: x.element_size() == 2, projected=False)
     yield swap(module, fuse, "activation", 4)
-
-
-def tanh_gelu(projected: bool) -> Rule:
-    """GELU by tanh in 16 bit on a CPU; a GPU has one kernel for it, and so has a CPU in fp32.
-
-    Of up to 16M values, a projection making four of one; beyond, torch's own was as fast or faster.
-    """
-    most = 1 << (22 if projected else 24)
-
-    def wanted(hidden_states: Any) -> bool:
-        short = hidden_states.device.type == "cpu" and hidden_states.element_size() == 2
-        return bool(short and hidden_states.numel() <= most)
-
-    fuse = _activation("gelu_tanh", wanted, projected)
-
-    def rule(module: Any) -> Iterator[Swap]:
-        if module.approximate == "tanh":
-            yield swap(module, fuse, "tanh-GELU on a CPU", 0)
-
-    return rule
 
 
 def _activation(

@@ -1,7 +1,12 @@
 """Ops of `kernels` in the place of what diffusers spells out in several passes over memory.
 
 It works on what is not compiled: compilers fuse the same things. On a GPU an op is one Triton
-kernel; on a CPU it is plain torch with fewer passes than stock.
+kernel; on a CPU it is plain torch with fewer passes than stock, and what was slower so is left as
+it is. Blocks on 2 cores of an AMD EPYC (Zen 5, AVX-512 with bf16), bf16, stock over fused: FLUX
+double 1.05 to 1.11 and single 1.04 (1280 tokens, width 1536), Wan-1.3B 1.03 to 1.05 (1560 tokens),
+LTX 1.01 to 1.03, PixArt, Qwen-Image and SD1.5's 1.0, SD3 0.99 to 1.0: products and attention take
+the rest. Norms and rotations go there a piece at a time, in many short parallel sections: on cores
+that other processes keep busy they lose what they gain.
 """
 
 from __future__ import annotations
@@ -20,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fuse(Pass):
-    """Fused norms, modulations and activations in denoisers and VAEs."""
+    """Fused norms, modulations, rotations, gates and activations in denoisers and VAEs."""
 
     name: ClassVar[str] = "fuse"
-    summary: ClassVar[str] = "norms, modulations and activations in fewer passes over memory"
+    summary: ClassVar[str] = "norms, rotations, gates, activations in fewer passes over memory"
     effect: ClassVar[Effect] = Effect.EXACT
     order: ClassVar[int] = 85
 

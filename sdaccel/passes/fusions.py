@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .blocks import block_rule
 from .channel_norms import channel_norm_rule
-from .feed_forwards import approximate_gelu, gated, silu_in_fp32, tanh_gelu
+from .feed_forwards import approximate_gelu, gated, silu_in_fp32
 from .group_norms import norm_then_silu
 from .norms import norm_rule
 from .rotations import rotation_rule
@@ -65,6 +65,4 @@ def _leaf_rules() -> dict[str, Rule]:
         ),
         "diffusers.models.activations.ApproximateGELU": approximate_gelu,
         "diffusers.models.activations.FP32SiLU": silu_in_fp32,
-        "diffusers.models.activations.GELU": tanh_gelu(projected=True),
-        "torch.nn.modules.activation.GELU": tanh_gelu(projected=False),
     }

@@ -215,6 +215,8 @@ def _is_rest(value: Any, x: torch.Tensor, index: Any) -> bool:
         isinstance(index, tuple)
         and all(type(each) is slice and each.stop is None for each in index)
         and all(each == slice(None) for each in index[:-1])
+        and isinstance(index[-1].start, int)
+        and index[-1].start >= 0
         and isinstance(value, torch.Tensor)
         and value.shape == x[index].shape
         and value.stride() == x[index].stride()

@@ -283,3 +283,14 @@ def test_diffusers_own_cache_before_or_after_gives_the_same(before: bool) -> Non
             fused(pipe)
         images.append(torch.from_numpy(tiny.draw_flux(pipe)))
     torch.testing.assert_close(images[1], images[0], rtol=1e-3, atol=1e-4)
+
+
+def test_attention_is_routed_in_the_processors_that_were_rewritten() -> None:
+    pipe = tiny.flux()
+    with torch.no_grad():
+        stock = pipe.transformer(**transformer_inputs()).sample
+        sdaccel.accelerate(pipe, "none", attention=True, fuse=True)
+        found = pipe.transformer(**transformer_inputs()).sample
+    torch.testing.assert_close(found, stock, rtol=1e-4, atol=1e-5)
+    assert sdaccel.report(pipe)["fuse"].ran["q/k norms fused with their rotation"] == 4
+    assert sdaccel.report(pipe)["attention"].ran.total() > 0
