@@ -4,7 +4,8 @@
     python -m sdaccel.kernels.ahead --kernel attention --chip sm_90
 
 Registers and spills are read from the binary: with Triton's own `cuobjdump` for NVIDIA, from the
-assembly's notes for AMD. A spill, or more shared memory than the chip has, is a failure.
+assembly's notes for AMD. A spill, more shared memory than the chip has, or a kernel of matrix
+products without the chip's own instruction for them is a failure.
 """
 
 from __future__ import annotations
@@ -35,19 +36,28 @@ FILES = (
     "gated_residual",
     "timestep_embedding",
     "linear",
+    "attention",
+    "attention_sparse",
 )
 """The kernel files."""
+
+MATRIX_FILES = ("attention", "attention_sparse", "linear")
+"""Those that multiply matrices: each binary has to show its chip's own instruction for it."""
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip by its architecture, and the shared memory that one program may have, in bytes."""
+    """A chip by its architecture, and the shared memory that one program may have, in bytes.
+
+    `matrix` is what multiplies matrices there, by its name in `Binary.instructions`.
+    """
 
     name: str
     backend: str
     architecture: int | str
     warp: int
     shared_memory: int
+    matrix: str = "mma"
 
 
 CHIPS = {
@@ -56,8 +66,8 @@ CHIPS = {
         Chip("sm_80", "cuda", 80, 32, 163 << 10),
         Chip("sm_86", "cuda", 86, 32, 99 << 10),
         Chip("sm_89", "cuda", 89, 32, 99 << 10),
-        Chip("sm_90", "cuda", 90, 32, 227 << 10),
-        Chip("sm_100", "cuda", 100, 32, 227 << 10),
+        Chip("sm_90", "cuda", 90, 32, 227 << 10, "wgmma"),
+        Chip("sm_100", "cuda", 100, 32, 227 << 10, "tcgen05"),
         Chip("sm_120", "cuda", 120, 32, 99 << 10),
         Chip("gfx942", "hip", "gfx942", 64, 64 << 10),
     )
@@ -233,6 +243,8 @@ def _line(file: str, case: str, launch: Launch, chip: Chip) -> Line:
         return Line(*place, binary, f"spills {binary.spills}")
     if binary.shared > chip.shared_memory:
         return Line(*place, binary, f"shared memory {binary.shared} above {chip.shared_memory}")
+    if file in MATRIX_FILES and not binary.instructions[chip.matrix]:
+        return Line(*place, binary, f"no {chip.matrix}")
     return Line(*place, binary)
 
 

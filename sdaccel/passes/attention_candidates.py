@@ -19,7 +19,6 @@ import torch
 from .attention_problem import Problem
 
 Compute = Callable[..., torch.Tensor]
-_KERNEL = "sdaccel.kernels.attention"
 _MOST_SCORES = {"cuda": 1 << 30, "cpu": 32 << 20}
 """Bytes of scores that a way may write to memory. Beyond, flash kernels win by far: torch's is 2.5
 times as fast as products at 1,024 tokens, 3.5 times at 4,096 (two cores of an AMD EPYC, Zen 5)."""
@@ -55,7 +54,8 @@ def _found(module: str) -> bool:
 
 
 def _kernel(query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: Any) -> torch.Tensor:
-    attention: Compute = importlib.import_module(_KERNEL).attention
+    from ..kernels.attention import attention
+
     return attention(query, key, value, mask, scale=scale)
 
 
@@ -215,7 +215,6 @@ def candidates() -> tuple[Candidate, ...]:
             "kernel",
             _kernel,
             lambda p: p.device == "cuda" and p.dense and not p.causal and p.width <= 256,
-            module=_KERNEL,
             fallbacks=_kernel_fallbacks,
         ),
         Candidate("native", _native, lambda p: p.device == "cpu" and p.dense and _plain(p)),

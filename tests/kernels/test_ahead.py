@@ -1,5 +1,7 @@
 """Every kernel compiles for every chip without a GPU: no spills, within the chip's shared memory.
 
+Kernels that multiply matrices do so with the chip's own instructions.
+
 In processes of their own: this one's kernels belong to Triton's interpreter.
 """
 
@@ -15,7 +17,7 @@ from sdaccel.kernels.ahead import CHIPS, FILES
 
 _SCRIPT = """
 import sys
-from sdaccel.kernels.ahead import CHIPS, build, is_fit, specimens
+from sdaccel.kernels.ahead import CHIPS, MATRIX_FILES, build, is_fit, specimens
 for name in sys.argv[2:]:
     chip, cases = CHIPS[name], specimens(sys.argv[1])
     case, launch = next(each for each in cases if is_fit(each[1], chip))
@@ -23,6 +25,7 @@ for name in sys.argv[2:]:
     assert binary.registers > 0, binary
     assert binary.spills == 0, binary
     assert binary.shared <= chip.shared_memory, binary
+    assert sys.argv[1] not in MATRIX_FILES or binary.instructions[chip.matrix] > 0, binary
     print(name)
 """
 

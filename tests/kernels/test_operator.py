@@ -134,3 +134,17 @@ def test_unsupported_is_raised_before_anything_is_launched() -> None:
     with operator.recorded() as launches, pytest.raises(UnsupportedError):
         module._run(noise(1, 1, 20000), None, None, None, None, "layer", 1e-6)
     assert launches == []
+
+
+def test_tma_loads_what_is_aligned_and_not_expanded() -> None:
+    packed = noise(2, 3, 4, 40, dtype=torch.float16)
+    assert operator.takes_boxes(packed, packed.transpose(1, 2), packed[:, 1:, :, 8:])
+    assert operator.takes_boxes(noise(1, 1, 1, 3))
+    for refused in (
+        packed[..., 1:],
+        packed.transpose(2, 3),
+        packed[:, :1].expand(-1, 3, -1, -1),
+        packed[:0],
+        noise(2, 3, 4, 41, dtype=torch.float16)[..., :40],
+    ):
+        assert not operator.takes_boxes(packed, refused)

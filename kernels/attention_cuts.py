@@ -1,0 +1,164 @@
+"""How the attention kernel is cut: a head's parts, and the tiles, warps and stages of each chip.
+
+What is written here compiles without spills, by the table of `ahead`. Nothing of it was chosen by
+measuring.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from .language import triton
+from .operator import Config, UnsupportedError
+
+MOST_CHANNELS = 256
+"""Channels of a head: twice as many would leave no registers for the sums."""
+_MOST_CHANNELS_FP32 = 64
+"""The same in fp32 on NVIDIA's chips, where the TF32 parts of 128 spill in any cut."""
+_FEWEST_PROGRAMS = 108
+"""An A100's SMs, which are less than an H100's 132 or a B200's 148."""
+
+
+def parts_of(dim: int) -> tuple[int, int]:
+    """A head's MAIN and REST channels: powers of two from 16 on, or one that holds all and 0."""
+    main = max(16, 1 << (dim.bit_length() - 1))
+    rest = 0 if dim <= main else max(16, triton.next_power_of_2(dim - main))
+    return (main, rest) if rest < main else (2 * main, 0)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Queries and keys of a tile, warps, stages; whether TMA loads; whether warps specialise."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    boxes: bool = False
+    specialised: bool = False
+
+
+_CUTS = {
+    "sm_80": {
+        64: _Cut(128, 64, 8, 3),
+        128: _Cut(128, 32, 8, 3),
+        160: _Cut(128, 16, 8, 2),
+        256: _Cut(64, 32, 4, 1),
+    },
+    "sm_90": {
+        128: _Cut(128, 128, 8, 2, boxes=True),
+        256: _Cut(128, 64, 8, 2, boxes=True),
+    },
+    "sm_100": {
+        64: _Cut(128, 128, 8, 2, boxes=True),
+        128: _Cut(128, 64, 8, 3, boxes=True),
+        256: _Cut(128, 64, 8, 2, boxes=True),
+    },
+    # As queries come through TMA and shared memory, 256 channels spill: they are loaded by threads.
+    "sm_120": {
+        64: _Cut(128, 64, 8, 3, boxes=True),
+        128: _Cut(128, 64, 8, 2, boxes=True),
+        160: _Cut(128, 32, 8, 2, boxes=True),
+        256: _Cut(64, 16, 4, 1),
+    },
+    "gfx942": {
+        64: _Cut(128, 64, 4, 2),
+        160: _Cut(128, 32, 4, 2),
+        256: _Cut(64, 32, 4, 2),
+    },
+}
+"""By chip and by the most channels, MAIN and REST together, of a head in 16 bit."""
+
+_SPECIALISED = {
+    64: _Cut(128, 128, 4, 2, boxes=True, specialised=True),
+    128: _Cut(128, 128, 8, 2, boxes=True, specialised=True),
+}
+"""For sm_100, heads that are one part, without masks or lists: what Triton's own tests specialise.
+With 256 channels the specialised warps spill; other chips' warps Triton doesn't specialise."""
+
+
+def config(
+    query: torch.Tensor,
+    boxes: bool,
+    masked: bool,
+    block_size: tuple[int, int] | None,
+    chip: str,
+) -> Config:
+    """How the kernel is cut for query (B, H, S, D) on a chip; `boxes` says whether TMA can load.
+
+    Raises `UnsupportedError` for heads that the chip's registers can't hold.
+    """
+    main, rest = parts_of(query.shape[-1])
+    simple = boxes and not masked and not rest and block_size is None
+    if simple and _family(chip) == "sm_100" and query.element_size() == 2 and main in _SPECIALISED:
+        cut = _SPECIALISED[main]
+    else:
+        cut = _cut(chip, main + rest, query.dtype)
+    cut = _fitted(cut, query, masked, block_size, chip)
+    blocks = {
+        "QUERIES": cut.queries,
+        "KEYS": cut.keys,
+        "TMA": int(boxes and cut.boxes),
+        "SPECIALISED": int(cut.specialised),
+        "TENSOR_FLOAT": int(chip.startswith("sm_")),
+    }
+    taken = _boxes(main, rest, cut) if boxes and cut.boxes else {}
+    return Config(blocks, cut.warps, cut.stages, taken)
+
+
+def _family(chip: str) -> str:
+    """The chip of the table whose instructions a chip has; sm_80 for what isn't known."""
+    if chip.startswith("gfx"):
+        return "gfx942"
+    chip = {"sm_103": "sm_100", "sm_121": "sm_120"}.get(chip, chip)
+    return chip if chip in _CUTS else "sm_80"
+
+
+def _cut(chip: str, width: int, dtype: torch.dtype) -> _Cut:
+    family = _family(chip)
+    cut = next(cut for most, cut in _CUTS[family].items() if width <= most)
+    if dtype != torch.float32:
+        return cut
+    if chip.startswith("sm_") and width > _MOST_CHANNELS_FP32:
+        raise UnsupportedError(f"more than {_MOST_CHANNELS_FP32} channels a head in fp32")
+    keys = 32 if family in ("sm_90", "sm_100", "gfx942") else 16
+    return _Cut(64, keys, 4, 2, cut.boxes)
+
+
+def _fitted(
+    cut: _Cut,
+    query: torch.Tensor,
+    masked: bool,
+    block_size: tuple[int, int] | None,
+    chip: str,
+) -> _Cut:
+    """A cut with half the queries where there are few, fewer keys beside a mask, within blocks."""
+    batches, heads, queries, _ = query.shape
+    programs = batches * heads * math.ceil(queries / cut.queries)
+    if programs < _FEWEST_PROGRAMS and cut.queries == 128 and not cut.specialised:
+        cut = replace(cut, queries=64, warps=cut.warps // 2)
+    if _family(chip) == "sm_120" and (masked or block_size):
+        cut = replace(cut, keys=min(cut.keys, 32))
+    elif masked:
+        # a tile of a mask takes as many registers as its logits
+        cut = replace(cut, keys=min(cut.keys, 64))
+    if block_size is None:
+        return cut
+    rows, columns = (size & -size for size in block_size)
+    rows = min(cut.queries, rows)
+    warps = max(1, cut.warps * rows // cut.queries)
+    return replace(cut, queries=rows, keys=min(cut.keys, columns), warps=warps)
+
+
+def _boxes(main: int, rest: int, cut: _Cut) -> Mapping[str, tuple[int, ...]]:
+    """The TMA boxes of the kernel's tensors by name."""
+    found = {}
+    for name, tokens in (("query", cut.queries), ("key", cut.keys), ("value", cut.keys)):
+        found[name] = (1, 1, tokens, main)
+        if rest:
+            found[f"{name}_rest"] = (1, 1, tokens, rest)
+    return found
