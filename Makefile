@@ -49,7 +49,7 @@ kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, 
 	$(BIN)/python -W ignore -m sdaccel.kernels.ahead --output benchmarks/results/kernels-ahead-of-time.md
 
 coverage: setup  ## Fuse a tiny instance of every model family, compare with stock, into a table
-	TRITON_INTERPRET=1 $(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
+	$(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from kernel_checks import noise, relative_error
 
 from sdaccel.kernels import attention_native as module
+from sdaccel.kernels.attention import attention
 from sdaccel.kernels.attention_native import attention_native, unavailable
 from sdaccel.kernels.native import BuildError
-from sdaccel.kernels.operator import UnsupportedError
+from sdaccel.kernels.operator import UnsupportedError, operators
 
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 3e-3}
 
@@ -146,3 +148,21 @@ def test_a_failed_build_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.undo()
         module.unavailable.cache_clear()
         module._function.cache_clear()
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_the_op_takes_it_on_a_cpu_and_leaves_masks_to_torch(
+    monkeypatch: pytest.MonkeyPatch, layout: Any
+) -> None:
+    needs(torch.float32)
+    op = operators()["attention"]
+    monkeypatch.setattr(op, "_interpreted", False)
+    monkeypatch.setattr(op, "runs", Counter())
+    query, key, value = inputs((1, 2, 2, 5, 7, 16), torch.float32)
+    swapped = [each.transpose(1, 2) if layout == "bshd" else each for each in (query, key, value)]
+    expected = truth(query, key, value, 0.25)
+    for mask in (None, torch.ones(5, 7, dtype=torch.bool)):
+        found = attention(*swapped, mask, layout=layout)
+        found = found.transpose(1, 2) if layout == "bshd" else found
+        assert relative_error(found, expected) <= 1e-6
+    assert op.runs == {"native": 1, "reference": 1}
