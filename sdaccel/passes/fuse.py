@@ -2,11 +2,10 @@
 
 It works on what is not compiled: compilers fuse the same things. On a GPU an op is one Triton
 kernel; on a CPU it is plain torch with fewer passes than stock, and what was slower so is left as
-it is. Blocks on 2 cores of an AMD EPYC (Zen 5, AVX-512 with bf16), bf16, stock over fused: FLUX
-double 1.05 to 1.11 and single 1.04 (1280 tokens, width 1536), Wan-1.3B 1.03 to 1.05 (1560 tokens),
-LTX 1.01 to 1.03, PixArt, Qwen-Image and SD1.5's 1.0, SD3 0.99 to 1.0: products and attention take
-the rest. Norms and rotations go there a piece at a time, in many short parallel sections: on cores
-that other processes keep busy they lose what they gain.
+it is: products and attention take most of a block there. Blocks on 2 cores of an AMD EPYC (Zen 5,
+AVX-512 with bf16), bf16, stock over fused, medians while another process kept a core busy: FLUX
+double 1.2 and single 1.1 (1280 tokens, width 1536), Wan-1.3B 1.1 (1560 tokens), Qwen-Image 1.1,
+PixArt and SD3 1.0. Left alone 1.0 to 1.1, SD3 0.99, then with a tanh-GELU that torch has now.
 """
 
 from __future__ import annotations
