@@ -49,7 +49,7 @@ class Covered:
     `matched` counts modules whose class, or whose processor's, is another, of `modules`. `fused`
     has the report's labels, `spared` the reads and writes of a tensor that a forward is spared,
     `ran` what ran of it, `attentions` the calls of attention that the attention pass routed and all
-    of stock's, for one forward.
+    of stock's, for one forward. `by` names who computed the ops.
     `error` is the largest relative L2 error in fp32, `ratio` the largest distance from the truth in
     bf16 over stock's own; `restored` tells whether stock's output came back to the bit. `reason`
     says why the model was left as it is, and is "" where it was not.
@@ -61,6 +61,7 @@ class Covered:
     fused: Counter[str]
     spared: int
     ran: dict[str, float]
+    by: set[str]
     error: float
     ratio: float
     restored: bool
@@ -96,6 +97,7 @@ def cover(family: Family) -> Covered:
         fused=record.changed,
         spared=sum(int(each[1]) for each in spared if each),
         ran=_ran(record.ran, len(truth)),
+        by={by for _, by in map(_op_and_by, record.ran) if by},
         error=max(map(relative_error, found, truth)),
         ratio=_ratio(pipe, family, truth),
         restored=all(map(torch.equal, back, truth)),
@@ -114,14 +116,20 @@ def _classes(model: torch.nn.Module) -> list[tuple[type, type]]:
 
 def _ran(ran: Counter[str], forwards: int) -> dict[str, float]:
     """How often each op ran in a forward, whoever computed it; where none did, what else ran."""
-    from sdaccel.kernels.operator import operators
-
     counts = Counter[str]()
     for key, count in ran.items():
-        op, _, _ = key.partition(" by ")
-        if op in operators():
+        op, by = _op_and_by(key)
+        if by:
             counts[op] += count
     return {key: count / forwards for key, count in sorted((counts or ran).items())}
+
+
+def _op_and_by(label: str) -> tuple[str, str]:
+    """A label of the report as an op and who computed it; ("", "") where it tells of no op."""
+    from sdaccel.kernels.operator import operators
+
+    op, _, by = label.partition(" by ")
+    return (op, by) if op in operators() else ("", "")
 
 
 def _ratio(pipe: FamilyPipeline, family: Family, truth: Sequence[torch.Tensor]) -> float:
@@ -157,10 +165,17 @@ def _attentions(pipe: FamilyPipeline, family: Family) -> tuple[float, float]:
 
 
 def markdown(rows: Iterable[Covered]) -> str:
-    """The table, one row a family, below the versions it was made with."""
+    """The table, one row a family, below the versions it was made with and who computed the ops."""
+    rows = list(rows)
     versions = provenance.versions()
     told = ", ".join(f"{name} {versions[name]}" for name in ("diffusers", "torch"))
-    head = [told, "", f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+    by = ", ".join(sorted(set().union(*(row.by for row in rows))))
+    head = [
+        f"{told}; ops by {by or 'nobody'}",
+        "",
+        f"| {' | '.join(HEADS)} |",
+        "|---" * len(HEADS) + "|",
+    ]
     return "\n".join([*head, *map(_line, rows)]) + "\n"
 
 

@@ -19,7 +19,7 @@ def test_the_table_has_a_line_for_each_family_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "table.md"
-    assert main(["coverage", "PixArt", "AutoencoderKL", "--output", str(path)]) == 0
+    assert main(["coverage", "PixArt", "Sana", "--output", str(path)]) == 0
     printed = capsys.readouterr().out
     assert path.read_text(encoding="utf-8") == printed
     versions, _, heads, _, *lines = printed.splitlines()
@@ -28,7 +28,7 @@ def test_the_table_has_a_line_for_each_family_asked_for(
     assert lines[0].startswith("| PixArt | `PixArtTransformer2DModel` | ")
     assert "norm+modulate" in lines[0]
     assert "norm_modulate" in lines[0]
-    assert lines[1].startswith("| AutoencoderKL | ")
+    assert lines[1].startswith("| Sana | `SanaTransformer2DModel` | ")
 
 
 def test_a_family_that_has_nothing_to_fuse_is_left_as_it_is(

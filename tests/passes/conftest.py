@@ -10,7 +10,6 @@ import pytest
 @pytest.fixture
 def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ops are computed by plain torch, as without TRITON_INTERPRET: a hundred times faster."""
-    # imported here: this file is read before the options are, which choose the interpreter
     from sdaccel.kernels.ahead import FILES
     from sdaccel.kernels.operator import operators
 

@@ -47,7 +47,7 @@ def test_the_committed_table_tells_what_was_fused_and_ran(name: str) -> None:
     """Up to the errors, which depend on the machine and on who computes the ops."""
     versions, _, *lines = TABLE.read_text(encoding="utf-8").splitlines()
     own_versions, _, *own = markdown([covered(name)]).splitlines()
-    if versions != own_versions:
+    if versions.split(";")[0] != own_versions.split(";")[0]:
         pytest.skip(f"the table was made with {versions}, here are {own_versions}")
     (told,) = (line for line in lines if line.startswith(f"| {name} |"))
     cells, own_cells = told.split(" | "), own[-1].split(" | ")
