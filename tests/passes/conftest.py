@@ -15,5 +15,6 @@ def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in FILES:
         import_module(f"sdaccel.kernels.{name}")
+    monkeypatch.setattr("sdaccel.kernels.language.interpreted", lambda: False)
     for operator in operators().values():
         monkeypatch.setattr(operator, "_interpreted", False)
