@@ -98,16 +98,15 @@ def config(
         cut = _SPECIALISED[main]
     else:
         cut = _cut(chip, main + rest, query.dtype)
-    cut = _fitted(cut, query, masked, block_size, chip)
+    cut = _fitted(replace(cut, boxes=boxes and cut.boxes), query, masked, block_size, chip)
     blocks = {
         "QUERIES": cut.queries,
         "KEYS": cut.keys,
-        "TMA": int(boxes and cut.boxes),
+        "TMA": int(cut.boxes),
         "SPECIALISED": int(cut.specialised),
         "TENSOR_FLOAT": int(chip.startswith("sm_")),
     }
-    taken = _boxes(main, rest, cut) if boxes and cut.boxes else {}
-    return Config(blocks, cut.warps, cut.stages, taken)
+    return Config(blocks, cut.warps, cut.stages, _boxes(main, rest, cut) if cut.boxes else {})
 
 
 def _family(chip: str) -> str:
@@ -138,20 +137,26 @@ def _fitted(
 ) -> _Cut:
     """A cut with half the queries where there are few, fewer keys beside a mask, within blocks."""
     batches, heads, queries, _ = query.shape
-    programs = batches * heads * math.ceil(queries / cut.queries)
-    if programs < _FEWEST_PROGRAMS and cut.queries == 128 and not cut.specialised:
-        cut = replace(cut, queries=64, warps=cut.warps // 2)
-    if _family(chip) == "sm_120" and (masked or block_size):
-        cut = replace(cut, keys=min(cut.keys, 32))
+    family = _family(chip)
+    few = batches * heads * math.ceil(queries / cut.queries) < _FEWEST_PROGRAMS
+    if family == "sm_120" and query.shape[-1] > 128:
+        # 64 queries, loaded by threads as they must be then, spill
+        few = False
+    rows, columns = (128, 128) if block_size is None else (size & -size for size in block_size)
+    rows = min(cut.queries, rows, 64 if few and not cut.specialised else 128)
+    cut = replace(cut, queries=rows, warps=max(1, cut.warps * rows // cut.queries))
+    if family == "sm_120":
+        # with half the warps, queries that come through TMA spill
+        cut = replace(cut, boxes=cut.boxes and rows == 128)
+    if not cut.boxes and family in ("sm_90", "sm_100", "sm_120"):
+        # the addresses that threads load from take registers too
+        columns = min(columns, 32)
     elif masked:
-        # a tile of a mask takes as many registers as its logits
-        cut = replace(cut, keys=min(cut.keys, 64))
-    if block_size is None:
-        return cut
-    rows, columns = (size & -size for size in block_size)
-    rows = min(cut.queries, rows)
-    warps = max(1, cut.warps * rows // cut.queries)
-    return replace(cut, queries=rows, keys=min(cut.keys, columns), warps=warps)
+        # and a tile of a mask takes as many as its logits
+        columns = min(columns, 32 if family == "sm_120" else 64)
+    elif family == "sm_120" and block_size is not None:
+        columns = min(columns, 32)
+    return replace(cut, keys=min(cut.keys, columns))
 
 
 def _boxes(main: int, rest: int, cut: _Cut) -> Mapping[str, tuple[int, ...]]:
