@@ -61,7 +61,7 @@ def test_the_output_is_stock_s_with_the_same_feature(name: str, first: str, plan
     assert feature.works(model_of(pipe))
     assert relative_error(found, wanted) <= EXACT_ERROR
     record = sdaccel.report(pipe)["fuse"]
-    assert any(key.endswith(" by plain torch") for key in record.ran)
+    assert sum(record.ran.values()) > 0
 
     sdaccel.restore(pipe)
     assert feature.works(model_of(pipe))
