@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..report import PassRecord
 
-_PAYS_FROM = 16 << 20
+PAYS_FROM = 16 << 20
 """Bytes of weights. Less is lost among what the compiler itself takes, and not worth a file."""
 
 
@@ -93,7 +93,7 @@ class Parking:
     def _park(self, groups: list[list[torch.Tensor]]) -> None:
         originals = [tensors[0].untyped_storage() for tensors in groups]
         size = sum(each.nbytes() for each in originals)
-        if size == 0 or (self.wanted is None and size < _PAYS_FROM):
+        if size == 0 or (self.wanted is None and size < PAYS_FROM):
             return
         start = time.perf_counter()
         try:
@@ -108,7 +108,8 @@ class Parking:
         self.record.ran["weights parked"] += sum(len(each) for each in groups)
         self.record.seconds["park"] += time.perf_counter() - start
         self.record.note(
-            f"{self.name}: {_size(size)} of original weights wait on disk until somebody reads them"
+            f"{self.name}: {in_words(size)} of original weights wait on disk until somebody reads "
+            "them"
         )
 
     def _fetch(self, addresses: set[int]) -> None:
@@ -158,5 +159,6 @@ def _move(tensors: Iterable[torch.Tensor], storage: torch.UntypedStorage) -> Non
         tensor.data = moved
 
 
-def _size(count: int) -> str:
+def in_words(count: int) -> str:
+    """Bytes for a reader: "1.7 GB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -2,7 +2,8 @@
 
 What diffusers and transformers list as `_keep_in_fp32_modules` stays in float32. The way back is
 exact and costs no memory over the float32 model: beside each bfloat16 weight stands what rounding
-took from it, in 16 bits (for float16, the float32 weight itself, in host memory).
+took from it, in 16 bits (for float16, the float32 weight itself, in host memory). On a CPU that
+waits on disk.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import malloc
 from ..device import faster_dtype
+from ..mapped_file import NoDiskError, map_copies
 from .base import Effect, Pass
 from .memory_format import count_calls
+from .parking import PAYS_FROM, in_words
 
 if TYPE_CHECKING:
     import torch
@@ -61,14 +64,16 @@ class Precision(Pass):
         dtype = automatic.dtype if automatic else getattr(torch, self.dtype)
         if automatic:
             record.note(automatic.reason)
-        error = Rounding()
+        error, lost = Rounding(), list[Lost]()
         for component, model in target.each(record, "denoiser", "vae", "text_encoder", "other"):
             with patch.scope(component.module):
-                cast = cast_parameters(model, dtype, patch, error)
+                cast = cast_parameters(model, dtype, patch, error, lost)
                 count_calls(component, patch, record)
             record.changed[f"{component.name} tensors to {str(dtype).removeprefix('torch.')}"] = (
                 cast
             )
+        if target.device.type == "cpu":
+            _park(lost, record)
         malloc.trim()
         record.note(f"rounding moved the weights by {error.relative:.1e} (relative L2)")
 
@@ -91,13 +96,26 @@ class Rounding:
         self.norm += float(before.square().sum())
 
 
-def cast_parameters(model: Any, dtype: torch.dtype, patch: Patch, error: Rounding) -> int:
-    """Cast the float32 tensors of `model`, but for those it keeps in float32; returns how many."""
+@dataclass
+class Lost:
+    """What rounding to bfloat16 took from one tensor, as `residual` has it."""
+
+    low: torch.Tensor
+    upper: torch.Tensor
+
+
+def cast_parameters(
+    model: Any, dtype: torch.dtype, patch: Patch, error: Rounding, lost: list[Lost]
+) -> int:
+    """Cast the float32 tensors of `model`, but for those it keeps in float32; returns how many.
+
+    What a cast to bfloat16 takes from them is added to `lost`.
+    """
     cast = 0
     for tensor in _castable(model):
         before = tensor.data
         tensor.data = before.to(dtype)
-        patch.on_undo(_way_back(tensor, before))
+        patch.on_undo(_way_back(tensor, before, lost))
         error.add(before, tensor.data)
         cast += 1
     return cast
@@ -123,15 +141,16 @@ def _castable(model: Any) -> Iterator[torch.Tensor]:
             yield tensor
 
 
-def _way_back(tensor: torch.Tensor, before: torch.Tensor) -> Callable[[], None]:
+def _way_back(tensor: torch.Tensor, before: torch.Tensor, lost: list[Lost]) -> Callable[[], None]:
     """The undo of one cast. It holds half the bytes of `before` where the cast is to bfloat16."""
     import torch
 
     if tensor.dtype == torch.bfloat16:
-        lost = residual(before, tensor.data)
+        kept = Lost(*residual(before, tensor.data))
+        lost.append(kept)
 
         def undo() -> None:
-            tensor.data = rejoin(tensor.data, *lost)
+            tensor.data = rejoin(tensor.data, kept.low, kept.upper)
 
     else:
         original = before.cpu()
@@ -140,6 +159,23 @@ def _way_back(tensor: torch.Tensor, before: torch.Tensor) -> Callable[[], None]:
             tensor.data = original.to(tensor.device)
 
     return undo
+
+
+def _park(lost: list[Lost], record: PassRecord) -> None:
+    """Let what rounding took wait in a file where it is large: it is read by `restore` alone."""
+    kept = [each for each in lost if each.low.numel()]
+    size = sum(each.low.nbytes for each in kept)
+    if size < PAYS_FROM:
+        return
+    try:
+        mapping = map_copies([each.low.untyped_storage() for each in kept])
+    except (NoDiskError, OSError) as error:
+        record.note(f"what rounding took from the weights stays in memory: {error}")
+        return
+    for each, storage in zip(kept, mapping.storages, strict=True):
+        each.low = each.low.new_empty(0).set_(storage, 0, each.low.shape, each.low.stride())
+    mapping.leave_memory()
+    record.note(f"{in_words(size)} that rounding took from the weights wait on disk")
 
 
 def residual(full: torch.Tensor, rounded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

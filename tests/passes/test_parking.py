@@ -141,7 +141,7 @@ def test_only_weights_that_are_worth_a_file_move(monkeypatch: Any, a_disk: Path)
     module = model()
     assert park(module, wanted=None).record.notes == []
     assert module[0].weight not in InFiles(a_disk)
-    monkeypatch.setattr(parking, "_PAYS_FROM", 100)
+    monkeypatch.setattr(parking, "PAYS_FROM", 100)
     park(module, wanted=None)
     assert module[0].weight in InFiles(a_disk)
 

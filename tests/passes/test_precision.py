@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import tiny
 import torch
 
 import sdaccel
+from sdaccel import mapped_file
 from sdaccel.device import DtypeChoice
+from sdaccel.mapped_file import NoDiskError, map_copies
 from sdaccel.passes import precision
 from sdaccel.passes.precision import rejoin, residual
 
@@ -109,3 +112,46 @@ def test_weights_edited_in_between_keep_the_edit() -> None:
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(sdaccel.SdaccelError, match="dtype is one of"):
         sdaccel.Plan.of("none").override(precision={"dtype": "int8"})
+
+
+def test_what_rounding_took_waits_on_disk_and_comes_back_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(precision, "PAYS_FROM", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(mapped_file, "file_system", lambda _: "ext4")
+    pipe = tiny.stable_diffusion()
+    before = tiny.snapshot(pipe)
+    mapped = []
+
+    def watched(storages: Any) -> Any:
+        mapped.append(map_copies(storages))
+        return mapped[-1]
+
+    monkeypatch.setattr(precision, "map_copies", watched)
+    sdaccel.accelerate(pipe, "none", precision=BF16)
+    assert len(mapped) == 1
+    assert len(mapped[0].storages) > 100
+    notes = sdaccel.report(pipe)["precision"].notes
+    assert any("that rounding took from the weights wait on disk" in note for note in notes)
+    sdaccel.restore(pipe)
+    assert tiny.snapshot(pipe) == before
+
+
+def test_without_a_disk_what_rounding_took_stays_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nowhere(_: Any) -> Any:
+        raise NoDiskError("/tmp is not on a disk (tmpfs)")
+
+    monkeypatch.setattr(precision, "PAYS_FROM", 1)
+    monkeypatch.setattr(precision, "map_copies", nowhere)
+    pipe = tiny.stable_diffusion()
+    before = tiny.snapshot(pipe)
+    sdaccel.accelerate(pipe, "none", precision=BF16)
+    notes = sdaccel.report(pipe)["precision"].notes
+    assert "what rounding took from the weights stays in memory: /tmp is not on a disk (tmpfs)" in (
+        notes
+    )
+    sdaccel.restore(pipe)
+    assert tiny.snapshot(pipe) == before
