@@ -29,8 +29,8 @@ from .activations import ACTIVATIONS, Activation, activate, activated
 from .arguments import check_choice, check_device, check_float, check_shape
 from .cost import Cost, size
 from .language import tl, triton
-from .operator import Config, Operator, launch
-from .rows import load_rows, strided, tokens_of
+from .operator import Operator, launch
+from .rows import load_rows, strided, tile_config, tokens_of
 
 
 @triton.jit
@@ -84,7 +84,7 @@ def _run(
         return y
     seen = tokens_of(x if x.dim() > 1 else x[None])
     batches, tokens, _ = seen.shape
-    config, rows = _config(channels), batches * tokens
+    config, rows = tile_config(channels), batches * tokens
     arguments = {
         **strided("x", seen),
         "bias_ptr": None if bias is None else bias.contiguous(),
@@ -98,16 +98,6 @@ def _run(
     grid = (triton.cdiv(rows, tall) * triton.cdiv(channels, wide),)
     launch(_gated_activation_kernel, grid, arguments, constants, config)
     return y
-
-
-def _config(channels: int) -> Config:
-    """2,048 results a program, 16 a thread: two 16-byte loads of each half in 16 bit.
-
-    A tile is as wide as a power of two that divides D, so that no thread idles, but 256 at least.
-    """
-    dividing = min(1024, max(256, channels & -channels))
-    width = max(16, min(dividing, triton.next_power_of_2(channels)))
-    return Config({"ROWS": 2048 // width, "CHANNELS": width}, warps=4)
 
 
 def gated_activation(

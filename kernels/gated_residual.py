@@ -22,8 +22,8 @@ from ..errors import ArgumentError
 from .arguments import check_device, check_float, check_shape
 from .cost import Cost, size
 from .language import tl, triton
-from .operator import Config, Operator, launch
-from .rows import like, load_rows, modulation_of, strided, tokens_of
+from .operator import Operator, launch
+from .rows import like, load_rows, modulation_of, strided, tile_config, tokens_of
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def _run(residual: torch.Tensor, x: torch.Tensor, gate: torch.Tensor | None) -> 
         return y
     seen = tokens_of(x)
     batches, tokens, channels = seen.shape
-    config, rows = _config(channels), batches * tokens
+    config, rows = tile_config(channels), batches * tokens
     arguments = {
         **strided("residual", tokens_of(residual)),
         **strided("x", seen),
@@ -78,16 +78,6 @@ def _run(residual: torch.Tensor, x: torch.Tensor, gate: torch.Tensor | None) -> 
     grid = (triton.cdiv(rows, tall) * triton.cdiv(channels, wide),)
     launch(_gated_residual_kernel, grid, arguments, {}, config)
     return y
-
-
-def _config(channels: int) -> Config:
-    """2,048 elements a program, 16 a thread: two 16-byte loads of each stream in 16 bit.
-
-    A tile is as wide as a power of two that divides C, so that no thread idles, but 256 at least.
-    """
-    dividing = min(1024, max(256, channels & -channels))
-    width = max(16, min(dividing, triton.next_power_of_2(channels)))
-    return Config({"ROWS": 2048 // width, "CHANNELS": width}, warps=4)
 
 
 def gated_residual(
