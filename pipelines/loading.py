@@ -1,7 +1,7 @@
 """From a name to a stock pipeline, with one sentence where that fails.
 
-A name is `shapes-unet` (embedded), a folder that diffusers saved, a `.safetensors` checkpoint, or
-the id of a repository on the hub.
+A name is `shapes-unet` or another embedded model's, a folder that diffusers saved, a
+`.safetensors` checkpoint, or the id of a repository on the hub.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def _embedded(model: str) -> Any:
 
     try:
         return shapes.load(model.removeprefix(_EMBEDDED))
+    except shapes.WeightsError as error:
+        raise ModelNotFoundError(f"{model} can't be loaded: {error}") from error
     except (ValueError, KeyError, OSError) as error:
         raise ModelNotFoundError(f"There is no embedded model '{model}': {error}") from error
 

@@ -41,7 +41,7 @@ def draw(pipe: Any, request: Request, name: str | None) -> tuple[list[Image], fl
 
 def warm_up(pipe: Any, request: Request) -> float:
     """The seconds of a first drawing with few steps and no progress bar: here compiling happens."""
-    brief = replace(request, steps=min(WARM_UP_STEPS, request.steps))
+    brief = replace(request, steps=min(WARM_UP_STEPS, request.step_count))
     return draw(pipe, brief, None)[1]
 
 

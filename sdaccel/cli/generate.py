@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     models.add_options(parser, plan="lossless")
     parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what to stay away from")
-    parser.add_argument("--steps", type=int, default=25, metavar="N", help="denoising steps (25)")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (25)")
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="the model's own default")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which noise (0)")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="in pixels: 512 or 768x512")
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     rounds = comparison.check_rounds(options.rounds)
     with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model, options.dtype)
-    request = _as_made_for(options.model, request)
+    request = replace(request, defaults=models.call_defaults(options.model))
     request.arguments(pipe)
     if options.compare:
         with terminal.step(f"loading {options.model} again, to stay stock", spinner=False):
@@ -76,13 +76,6 @@ def _request(options: argparse.Namespace) -> Request:
         negative_prompt=options.negative_prompt,
         size=options.size,
     )
-
-
-def _as_made_for(model: str, request: Request) -> Request:
-    """The request, with the model's own guidance where none was asked for."""
-    if request.guidance_scale is not None:
-        return request
-    return replace(request, guidance_scale=models.guidance_scale(model))
 
 
 def _show(
@@ -111,7 +104,7 @@ def _show_comparison(
 ) -> dict[str, Any]:
     from .sheet import compose
 
-    heading = f'"{request.prompt}"\n{model}, {request.steps} steps, seed {request.seed}'
+    heading = f'"{request.prompt}"\n{model}, {request.step_count} steps, seed {request.seed}'
     compose(result.rows(), heading).save(output)
     terminal.say(result.report, *result.sentences(), str(output.resolve()))
     return {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 DEFAULT = "shapes-unet"
+_EMBEDDED = "shapes-"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -46,10 +48,10 @@ def load(model: str, dtype: str | None = None) -> Any:
     return pipe.to("cuda") if torch.cuda.is_available() else pipe
 
 
-def guidance_scale(model: str) -> float | None:
-    """The guidance that an embedded model is made for; None leaves it to the pipeline's default."""
-    if not model.startswith("shapes-"):
-        return None
-    from ..shapes.fidelity import GUIDANCE_SCALE
+def call_defaults(model: str) -> dict[str, Any]:
+    """The keywords that an embedded model is meant to be called with; none for other models."""
+    if not model.startswith(_EMBEDDED) or Path(model).exists():
+        return {}
+    from .. import shapes
 
-    return GUIDANCE_SCALE
+    return shapes.call_defaults(model.removeprefix(_EMBEDDED))

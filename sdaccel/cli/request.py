@@ -5,35 +5,39 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import InputError
 
 _SEEDS = 2**63
+_STEPS = 25
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how to draw it; what is None is left to the pipeline.
+    """One prompt and how to draw it; what is None is left to `defaults`, then to the pipeline.
 
-    `size` is (width, height) in pixels. Picture i of `num_images` starts from the noise of
-    `seed + i`. Raises `InputError` for values that no pipeline takes.
+    `defaults` are the keywords that the model is meant to be called with. `size` is (width, height)
+    in pixels. Picture i of `num_images` starts from the noise of `seed + i`. Raises `InputError`
+    for values that no pipeline takes.
     """
 
     prompt: str
-    steps: int = 25
+    steps: int | None = None
     seed: int = 0
     num_images: int = 1
     guidance_scale: float | None = None
     negative_prompt: str | None = None
     size: tuple[int, int] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
         if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
             raise InputError(_not_text("negative prompt", self.negative_prompt))
-        _check_at_least(1, "steps", self.steps)
+        _check_at_least(1, "steps", self.step_count)
         _check_at_least(1, "num-images", self.num_images)
         _check_at_least(0, "seed", self.seed)
         if self.seed + self.num_images > _SEEDS:
@@ -42,6 +46,14 @@ class Request:
             raise InputError(
                 f"The guidance scale must be a finite number, not {self.guidance_scale}."
             )
+
+    @property
+    def step_count(self) -> int:
+        """The denoising steps: those asked for, the model's own, or 25."""
+        if self.steps is not None:
+            return self.steps
+        count: int = self.defaults.get("num_inference_steps", _STEPS)
+        return count
 
     def arguments(self, pipe: Any) -> dict[str, Any]:
         """The keyword arguments for `pipe`, each time with fresh generators.
@@ -56,21 +68,27 @@ class Request:
         wanted = {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance_scale,
+            "num_inference_steps": self.step_count,
+            self._guidance: self.guidance_scale,
             "width": self.size and self.size[0],
             "height": self.size and self.size[1],
             "num_images_per_prompt": self.num_images if self.num_images > 1 else None,
             "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             "output_type": "pil",
         }
-        given = {name: value for name, value in wanted.items() if value is not None}
+        asked = {name: value for name, value in wanted.items() if value is not None}
+        given = {**self.defaults, **asked}
         _check_signature(pipe, given)
         return given
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+    @property
+    def _guidance(self) -> str:
+        """Flux calls classifier-free guidance true; its guidance_scale is a distilled input."""
+        return "true_cfg_scale" if "true_cfg_scale" in self.defaults else "guidance_scale"
 
     def _check_size(self, pipe: Any) -> None:
         unit = size_unit(pipe)

@@ -3,7 +3,8 @@
     from sdaccel import shapes
 
     pipe = shapes.load("unet")
-    pipe("a large red circle above a small blue square on a green background")
+    prompt = "a large red circle above a small blue square on a green background"
+    pipe(prompt, **shapes.call_defaults("unet"))
 
 A prompt is a sentence of `shapes.grammar`; `shapes.render` draws what it should look like,
 `shapes.check` says whether a picture shows it, and `shapes.prompt_fidelity` measures the share of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sdaccel.shapes.fidelity import Fidelity, held_out_prompts, prompt_fidelity
     from sdaccel.shapes.grammar import Scene, is_held_out, parse
     from sdaccel.shapes.renderer import render
-    from sdaccel.shapes.weights import load, names
+    from sdaccel.shapes.weights import WeightsError, call_defaults, load, names
 
 _HOMES = {
     "Check": "checker",
@@ -32,6 +33,8 @@ _HOMES = {
     "is_held_out": "grammar",
     "parse": "grammar",
     "render": "renderer",
+    "WeightsError": "weights",
+    "call_defaults": "weights",
     "load": "weights",
     "names": "weights",
 }
@@ -40,6 +43,8 @@ __all__ = [
     "Check",
     "Fidelity",
     "Scene",
+    "WeightsError",
+    "call_defaults",
     "check",
     "held_out_prompts",
     "is_held_out",

@@ -90,6 +90,26 @@ def test_arguments_are_what_the_pipeline_calls_them(pipe: Any) -> None:
     assert [each.initial_seed() for each in generators] == [5, 6]
 
 
+def test_the_models_own_keywords_stand_where_nothing_was_asked_for(pipe: Any) -> None:
+    defaults = {"num_inference_steps": 7, "guidance_scale": 3.0, "height": 24}
+    left = Request("a cat", defaults=defaults)
+    assert left.step_count == 7
+    assert left.arguments(pipe).items() >= defaults.items()
+    asked = Request("a cat", steps=2, guidance_scale=1.0, size=(8, 16), defaults=defaults)
+    arguments = asked.arguments(pipe)
+    assert arguments["num_inference_steps"] == 2
+    assert arguments["guidance_scale"] == 1.0
+    assert (arguments["width"], arguments["height"]) == (8, 16)
+    assert Request("a cat").step_count == 25
+
+
+def test_guidance_goes_to_true_guidance_where_the_model_is_made_for_that() -> None:
+    request = Request("a cat", guidance_scale=4.0, defaults={"true_cfg_scale": 2.0})
+    arguments = request.arguments(tiny.flux())
+    assert arguments["true_cfg_scale"] == 4.0
+    assert "guidance_scale" not in arguments
+
+
 def test_what_a_pipeline_has_no_argument_for_is_refused_by_name() -> None:
     class Pipe:
         vae_scale_factor = 8

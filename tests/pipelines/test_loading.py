@@ -63,6 +63,13 @@ def test_an_unknown_embedded_model_is_refused() -> None:
     assert "shapes-nothing" in refusal("shapes-nothing")
 
 
+def test_a_damaged_embedded_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = Mock(side_effect=shapes.WeightsError("unet.safetensors is truncated: reinstall."))
+    monkeypatch.setattr(shapes, "load", damaged, raising=False)
+    sentence = refusal("shapes-unet")
+    assert sentence == "shapes-unet can't be loaded: unet.safetensors is truncated: reinstall."
+
+
 @pytest.mark.parametrize("load", [load_pipeline, drop_in])
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path, folder: Path, load: Any) -> None:
     (tmp_path / "empty").mkdir()

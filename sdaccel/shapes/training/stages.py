@@ -5,7 +5,7 @@ autoencoder   autoencoder.pt           encoder and decoder
 encode        vae/, latents/           standardised latents of many scenes
 unet          unet.pt                  the denoiser
 decoder       decoder.pt               the decoder again, on slightly wrong latents
-export        pipeline/                averages of all of them in fp16, a diffusers folder
+export        pipeline/                averages of all of them in fp16, an embedded model's folder
 pack          packed/                  what another machine needs to train on
 """
 
@@ -20,7 +20,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from sdaccel.shapes.fidelity import Fidelity, held_out_prompts, prompt_fidelity
+from sdaccel.shapes.fidelity import (
+    GUIDANCE_SCALE,
+    Fidelity,
+    held_out_prompts,
+    prompt_fidelity,
+)
 from sdaccel.shapes.models import (
     build_autoencoder,
     build_pipeline,
@@ -34,6 +39,7 @@ from sdaccel.shapes.training.data import render_pictures
 from sdaccel.shapes.training.denoiser import train_unet
 from sdaccel.shapes.training.latents import encode_dataset, load_dataset, standardise
 from sdaccel.shapes.training.loop import Recipe
+from sdaccel.shapes.weights import seal
 
 
 def trained(folder: Path, stage: str, key: str, module: nn.Module) -> Any:
@@ -127,6 +133,7 @@ def export(folder: Path, target: Path) -> None:
     for module in (pipe.vae, pipe.text_encoder, pipe.unet):
         nn.Module.to(module, torch.float16)
     pipe.save_pretrained(new, safe_serialization=True)
+    seal(new, {"num_inference_steps": 25, "guidance_scale": GUIDANCE_SCALE})
     if target.exists():
         for kept in target.glob("*.md"):
             shutil.copy(kept, new)
