@@ -18,8 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdaccel.shapes.checker import Check, check
-    from sdaccel.shapes.fidelity import Fidelity, held_out_prompts, prompt_fidelity
-    from sdaccel.shapes.grammar import Scene, is_held_out, parse
+    from sdaccel.shapes.fidelity import (
+        Fidelity,
+        evaluation_prompts,
+        held_out_prompts,
+        prompt_fidelity,
+    )
+    from sdaccel.shapes.grammar import Scene, is_held_out, parse, split
     from sdaccel.shapes.renderer import render
     from sdaccel.shapes.weights import WeightsError, call_defaults, load, names
 
@@ -27,11 +32,13 @@ _HOMES = {
     "Check": "checker",
     "check": "checker",
     "Fidelity": "fidelity",
+    "evaluation_prompts": "fidelity",
     "held_out_prompts": "fidelity",
     "prompt_fidelity": "fidelity",
     "Scene": "grammar",
     "is_held_out": "grammar",
     "parse": "grammar",
+    "split": "grammar",
     "render": "renderer",
     "WeightsError": "weights",
     "call_defaults": "weights",
@@ -46,6 +53,7 @@ __all__ = [
     "WeightsError",
     "call_defaults",
     "check",
+    "evaluation_prompts",
     "held_out_prompts",
     "is_held_out",
     "load",
@@ -53,6 +61,7 @@ __all__ = [
     "parse",
     "prompt_fidelity",
     "render",
+    "split",
 ]
 
 

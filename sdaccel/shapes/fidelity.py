@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from sdaccel.shapes.checker import PARTS, check
-from sdaccel.shapes.grammar import sample_scenes
+from sdaccel.shapes.grammar import Side, sample_scenes
 
 PROMPT_SEED = 2
+EVALUATION_SEED = 3
 GUIDANCE_SCALE = 3.0
 CONFIDENCE = 1.959964
 
@@ -54,9 +55,22 @@ class Fidelity:
 
 
 def held_out_prompts(count: int) -> list[str]:
-    """The first `count` of a fixed list of distinct prompts that no training picture carries."""
-    rng = np.random.default_rng(PROMPT_SEED)
-    return [scene.prompt for scene in sample_scenes(rng, count, held_out=True)]
+    """The first `count` of a fixed list of distinct prompts that no training picture carries.
+
+    None of them is an evaluation prompt, so speed-ups may be tuned on these. The UNet's 74.4% of
+    500 prompts was measured before the two were parted, on the whole tenth that they share.
+    """
+    return _prompts(PROMPT_SEED, count, "held-out")
+
+
+def evaluation_prompts(count: int) -> list[str]:
+    """The first `count` of a fixed list of distinct prompts that training and tuning never see."""
+    return _prompts(EVALUATION_SEED, count, "evaluation")
+
+
+def _prompts(seed: int, count: int, side: Side) -> list[str]:
+    scenes = sample_scenes(np.random.default_rng(seed), count, side=side)
+    return [scene.prompt for scene in scenes]
 
 
 def prompt_fidelity(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +22,11 @@ SIZES = ("large", "small")
 RELATIONS = ("above", "below", "left of", "right of")
 INVERSE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 HELD_OUT_SHARE = 0.1
+"""The share of all prompts that no training sees; half of it is held out, half for evaluation."""
 TWO_THINGS_SHARE = 0.7
 SIZE_WORD_SHARE = 0.75
+
+Side = Literal["training", "held-out", "evaluation"]
 
 _THING = rf"an? (?:({'|'.join(SIZES)}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
 _PROMPT = re.compile(
@@ -100,21 +103,38 @@ def parse(prompt: str) -> Scene:
     return Scene(tuple(things), background, relation)
 
 
-def is_held_out(prompt: str) -> bool:
-    """Whether no training picture may carry this prompt, by a hash of its canonical wording.
+def split(text: str) -> Side:
+    """Which side of the split a prompt in its canonical wording falls on, by a hash of the text.
+
+    "training" is nine tenths. No training sees the rest: half of it is "held-out", for measuring a
+    model and tuning what speeds it up; the other half is "evaluation", for judging what was tuned,
+    and nothing is ever chosen by it. Whatever its length or grammar, a text stays on its side.
+    """
+    digest = hashlib.sha256(text.encode()).digest()
+    if int.from_bytes(digest[:4], "big") >= HELD_OUT_SHARE * 2**32:
+        return "training"
+    return "evaluation" if digest[4] % 2 else "held-out"
+
+
+def side_of(prompt: str) -> Side:
+    """The side of a prompt of this grammar; `ValueError` for any other text.
 
     A scene told the other way round ("b below a") always falls on the same side as "a above b".
     """
-    digest = hashlib.sha256(parse(prompt).canonical.prompt.encode()).digest()
-    return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
+    return split(parse(prompt).canonical.prompt)
 
 
-def sample_scenes(rng: np.random.Generator, count: int, *, held_out: bool) -> list[Scene]:
+def is_held_out(prompt: str) -> bool:
+    """Whether no training picture may carry this prompt: it is held out, or for evaluation."""
+    return side_of(prompt) != "training"
+
+
+def sample_scenes(rng: np.random.Generator, count: int, *, side: Side) -> list[Scene]:
     """Draw `count` scenes with distinct prompts, all from one side of the split."""
     scenes: dict[str, Scene] = {}
     while len(scenes) < count:
         scene = Scene.sample(rng)
-        if is_held_out(scene.prompt) == held_out:
+        if side_of(scene.prompt) == side:
             scenes.setdefault(scene.prompt, scene)
     return list(scenes.values())
 

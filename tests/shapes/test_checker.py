@@ -28,7 +28,7 @@ Found = tuple[str | None, tuple[Region, ...]]
 @pytest.fixture(scope="module")
 def seen() -> list[tuple[Scene, Found]]:
     """Held-out scenes, each with what the checker found in its picture."""
-    scenes = sample_scenes(np.random.default_rng(5), COUNT, held_out=True)
+    scenes = sample_scenes(np.random.default_rng(5), COUNT, side="held-out")
     return [(scene, find(render(scene, index))) for index, scene in enumerate(scenes)]
 
 
@@ -102,7 +102,7 @@ def test_a_prompt_without_a_size_accepts_either() -> None:
 def test_pictures_of_nothing_fail() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for picture in (np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 0.5), noise):
-        for scene in sample_scenes(np.random.default_rng(1), 20, held_out=True):
+        for scene in sample_scenes(np.random.default_rng(1), 20, side="held-out"):
             assert not check(picture, scene).passed
 
 

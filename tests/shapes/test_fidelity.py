@@ -6,8 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdaccel.shapes.fidelity import Fidelity, held_out_prompts, prompt_fidelity
-from sdaccel.shapes.grammar import is_held_out, parse
+from sdaccel.shapes.fidelity import (
+    Fidelity,
+    evaluation_prompts,
+    held_out_prompts,
+    prompt_fidelity,
+)
+from sdaccel.shapes.grammar import parse, side_of
 from sdaccel.shapes.renderer import render
 
 
@@ -27,11 +32,12 @@ class Painter:
         return SimpleNamespace(images=np.stack([render(parse(prompt)) for prompt in told]) / 255)
 
 
-def test_held_out_prompts_are_fixed_distinct_and_held_out() -> None:
-    prompts = held_out_prompts(60)
-    assert prompts[:20] == held_out_prompts(20)
-    assert len(set(prompts)) == 60
-    assert all(is_held_out(prompt) for prompt in prompts)
+def test_both_lists_of_prompts_are_fixed_distinct_and_each_from_its_own_side() -> None:
+    for prompts_of, side in ((held_out_prompts, "held-out"), (evaluation_prompts, "evaluation")):
+        prompts = prompts_of(60)
+        assert prompts[:20] == prompts_of(20)
+        assert len(set(prompts)) == 60
+        assert {side_of(prompt) for prompt in prompts} == {side}
 
 
 def test_the_share_counts_right_pictures_and_the_parts_count_wrong_ones() -> None:

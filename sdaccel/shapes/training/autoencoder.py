@@ -56,7 +56,7 @@ def draw_batch(data: np.ndarray, batch_size: int, generator: torch.Generator) ->
 @torch.no_grad()
 def held_out_psnr(autoencoder: Any, count: int = 128) -> float:
     """Mean PSNR in dB of pictures of held-out prompts, encoded (mean) and decoded."""
-    scenes = sample_scenes(np.random.default_rng(1), count, held_out=True)
+    scenes = sample_scenes(np.random.default_rng(1), count, side="held-out")
     pictures = np.stack([render(scene, index) for index, scene in enumerate(scenes)])
     device = str(next(autoencoder.parameters()).device)
     errors = []
