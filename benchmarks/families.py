@@ -18,19 +18,27 @@ from .errors import BenchmarkError
 if TYPE_CHECKING:
     import torch
 
-BATCH = 2
+TEXT, POOLED, CHANNELS = 24, 20, 4
+"""Widths of a tiny family's text, of its pooled text and of its latents."""
 _GAIN = 3**0.5
 """Keeps the variance, layer for layer, so that text has its share in the picture."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large an input is: a feature map's height and width, frames of video, tokens of text."""
+    """How large an input is: a feature map's height and width, frames of video, tokens of text.
+
+    `text` and `pooled` are the widths of the text's embeddings, `channels` the latents'.
+    """
 
     height: int
     width: int
     frames: int
     tokens: int
+    batch: int = 2
+    text: int = TEXT
+    pooled: int = POOLED
+    channels: int = CHANNELS
 
     def patches(self, patch: int = 2) -> int:
         """Tokens of one frame, cut into squares."""
@@ -129,19 +137,22 @@ def families(names: Sequence[str] = ()) -> Iterator[Family]:
         yield known[name]
 
 
-def timesteps(dtype: torch.dtype | None = None, largest: float = 1000.0) -> torch.Tensor:
+def timesteps(
+    size: Size, dtype: torch.dtype | None = None, largest: float = 1000.0
+) -> torch.Tensor:
     """A timestep for each sample, no two alike; whole numbers where no dtype is given."""
     import torch
 
-    steps = torch.tensor([0.731, 0.204]) * largest
+    steps = torch.linspace(0.731, 0.204, size.batch) * largest
     return steps.long() if dtype is None else steps.to(dtype)
 
 
-def mask(tokens: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Which tokens of text count, (BATCH, tokens): the last sample's text is two tokens shorter."""
+def mask(size: Size, tokens: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Which of (batch, tokens) of text count: the last sample's text is two tokens shorter."""
     import torch
 
-    lengths = torch.tensor([tokens, tokens - 2])
+    lengths = torch.full((size.batch,), tokens)
+    lengths[-1] -= 2
     counts = torch.arange(tokens)[None] < lengths[:, None]
     return counts if dtype is None else counts.to(dtype)
 

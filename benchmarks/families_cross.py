@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .families import BATCH, Draw, Family, Size, mask, timesteps
+from .families import POOLED, TEXT, Draw, Family, Size, mask, timesteps
 
 _HEADS: Mapping[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
-_TEXT, _POOLED = 24, 20
 
 
 def _latents(draw: Draw, size: Size) -> Any:
-    return draw(BATCH, 4, size.height, size.width)
+    return draw(size.batch, 4, size.height, size.width)
 
 
 def _masked(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _latents(draw, size),
-        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
-        "encoder_attention_mask": mask(size.tokens, draw.dtype),
-        "timestep": timesteps(draw.dtype),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "encoder_attention_mask": mask(size, size.tokens, draw.dtype),
+        "timestep": timesteps(size, draw.dtype),
     }
 
 
@@ -30,7 +29,7 @@ def _pixart(draw: Draw, size: Size) -> dict[str, Any]:
 
 
 def _sana_guided(draw: Draw, size: Size) -> dict[str, Any]:
-    return {**_masked(draw, size), "guidance": timesteps(draw.dtype, 0.5)}
+    return {**_masked(draw, size), "guidance": timesteps(size, draw.dtype, 0.5)}
 
 
 def _hunyuan(draw: Draw, size: Size) -> dict[str, Any]:
@@ -40,11 +39,11 @@ def _hunyuan(draw: Draw, size: Size) -> dict[str, Any]:
     grid = (size.height // 2, size.width // 2)
     return {
         "hidden_states": _latents(draw, size),
-        "timestep": timesteps(draw.dtype),
-        "encoder_hidden_states": draw(BATCH, 6, _TEXT),
-        "text_embedding_mask": mask(6),
-        "encoder_hidden_states_t5": draw(BATCH, 7, 16),
-        "text_embedding_mask_t5": mask(7),
+        "timestep": timesteps(size, draw.dtype),
+        "encoder_hidden_states": draw(size.batch, 6, size.text),
+        "text_embedding_mask": mask(size, 6),
+        "encoder_hidden_states_t5": draw(size.batch, 7, 16),
+        "text_embedding_mask_t5": mask(size, 7),
         "image_rotary_emb": get_2d_rotary_pos_embed(16, ((0, 0), grid), grid, output_type="pt"),
     }
 
@@ -57,7 +56,7 @@ _SANA: Mapping[str, Any] = {
     "num_cross_attention_heads": 2,
     "cross_attention_head_dim": 16,
     "cross_attention_dim": 32,
-    "caption_channels": _TEXT,
+    "caption_channels": TEXT,
     "sample_size": 8,
 }
 
@@ -70,7 +69,7 @@ FAMILIES = (
             "out_channels": 8,
             "num_layers": 2,
             "cross_attention_dim": 32,
-            "caption_channels": _TEXT,
+            "caption_channels": TEXT,
             "sample_size": 8,
         },
         _pixart,
@@ -93,9 +92,9 @@ FAMILIES = (
             "hidden_size": 32,
             # the fourth block is the first with a skip connection
             "num_layers": 4,
-            "cross_attention_dim": _TEXT,
+            "cross_attention_dim": TEXT,
             "cross_attention_dim_t5": 16,
-            "pooled_projection_dim": _POOLED,
+            "pooled_projection_dim": POOLED,
             "text_len": 6,
             "text_len_t5": 7,
             "use_style_cond_and_image_meta_size": False,

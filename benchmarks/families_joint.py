@@ -5,31 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .families import BATCH, Draw, Family, Size, grid_ids, mask, timesteps
+from .families import POOLED, TEXT, Draw, Family, Size, grid_ids, mask, timesteps
 
 _HEADS: Mapping[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
-_TEXT, _POOLED = 24, 20
 
 
 def _text(draw: Draw, size: Size) -> Any:
-    return draw(BATCH, size.tokens, _TEXT)
+    return draw(size.batch, size.tokens, size.text)
 
 
 def _latents(draw: Draw, size: Size, channels: int = 4) -> Any:
-    return draw(BATCH, channels, size.height, size.width)
+    return draw(size.batch, channels, size.height, size.width)
 
 
 def _tokens(draw: Draw, size: Size, channels: int = 16) -> Any:
     """Latents that are tokens already, 2x2 of them packed into one."""
-    return draw(BATCH, size.patches(), channels)
+    return draw(size.batch, size.patches(), channels)
 
 
 def _sd3(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _latents(draw, size),
         "encoder_hidden_states": _text(draw, size),
-        "pooled_projections": draw(BATCH, _POOLED),
-        "timestep": timesteps(draw.dtype),
+        "pooled_projections": draw(size.batch, size.pooled),
+        "timestep": timesteps(size, draw.dtype),
     }
 
 
@@ -37,9 +36,9 @@ def _flux(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _tokens(draw, size),
         "encoder_hidden_states": _text(draw, size),
-        "pooled_projections": draw(BATCH, _POOLED),
-        "timestep": timesteps(draw.dtype, 1.0),
-        "guidance": timesteps(draw.dtype, 5.0),
+        "pooled_projections": draw(size.batch, size.pooled),
+        "timestep": timesteps(size, draw.dtype, 1.0),
+        "guidance": timesteps(size, draw.dtype, 5.0),
         "img_ids": grid_ids(size.height // 2, size.width // 2),
         "txt_ids": grid_ids(1, size.tokens) * 0,
     }
@@ -50,8 +49,8 @@ def _flux2(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _tokens(draw, size),
         "encoder_hidden_states": _text(draw, size),
-        "timestep": timesteps(draw.dtype, 1.0),
-        "guidance": timesteps(draw.dtype, 5.0),
+        "timestep": timesteps(size, draw.dtype, 1.0),
+        "guidance": timesteps(size, draw.dtype, 5.0),
         "img_ids": grid_ids(size.height // 2, size.width // 2, 4),
         "txt_ids": text_ids,
     }
@@ -61,7 +60,7 @@ def _chroma(draw: Draw, size: Size) -> dict[str, Any]:
     """Its mask covers text and picture; it is added to the scores as the pipeline does it."""
     inputs = _flux(draw, size)
     del inputs["pooled_projections"], inputs["guidance"]
-    counts = mask(size.tokens + size.patches(), draw.dtype).roll(size.tokens, dims=1)
+    counts = mask(size, size.tokens + size.patches(), draw.dtype).roll(size.tokens, dims=1)
     return {**inputs, "attention_mask": counts}
 
 
@@ -69,18 +68,18 @@ def _qwen(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _tokens(draw, size),
         "encoder_hidden_states": _text(draw, size),
-        "encoder_hidden_states_mask": mask(size.tokens),
-        "timestep": timesteps(draw.dtype, 1.0),
-        "img_shapes": [[(1, size.height // 2, size.width // 2)]] * BATCH,
+        "encoder_hidden_states_mask": mask(size, size.tokens),
+        "timestep": timesteps(size, draw.dtype, 1.0),
+        "img_shapes": [[(1, size.height // 2, size.width // 2)]] * size.batch,
     }
 
 
 def _z_image(draw: Draw, size: Size) -> dict[str, Any]:
     """Lists of unlike lengths; text is padded to multiples of 32, to 32 and 64 here."""
     return {
-        "x": [draw(4, 1, size.height, size.width) for _ in range(BATCH)],
-        "t": timesteps(draw.dtype, 1.0),
-        "cap_feats": [draw(size.tokens, _TEXT), draw(size.tokens + 30, _TEXT)],
+        "x": [draw(4, 1, size.height, size.width) for _ in range(size.batch)],
+        "t": timesteps(size, draw.dtype, 1.0),
+        "cap_feats": [draw(size.tokens, size.text), draw(size.tokens + 30, size.text)],
     }
 
 
@@ -88,8 +87,8 @@ def _lumina(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _latents(draw, size),
         "encoder_hidden_states": _text(draw, size),
-        "encoder_attention_mask": mask(size.tokens),
-        "timestep": timesteps(draw.dtype, 1.0),
+        "encoder_attention_mask": mask(size, size.tokens),
+        "timestep": timesteps(size, draw.dtype, 1.0),
     }
 
 
@@ -97,16 +96,16 @@ def _aura_flow(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _latents(draw, size),
         "encoder_hidden_states": _text(draw, size),
-        "timestep": timesteps(draw.dtype, 1.0),
+        "timestep": timesteps(size, draw.dtype, 1.0),
     }
 
 
 def _cog_view(draw: Draw, size: Size) -> dict[str, Any]:
-    pixels = 512 * draw(3, BATCH, 2).abs()
+    pixels = 512 * draw(3, size.batch, 2).abs()
     return {
         "hidden_states": _latents(draw, size),
         "encoder_hidden_states": _text(draw, size),
-        "timestep": timesteps(),
+        "timestep": timesteps(size),
         "original_size": pixels[0],
         "target_size": pixels[1],
         "crop_coords": pixels[2],
@@ -119,9 +118,9 @@ _SD3: Mapping[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
     "num_layers": 2,
-    "joint_attention_dim": _TEXT,
+    "joint_attention_dim": TEXT,
     "caption_projection_dim": 32,
-    "pooled_projection_dim": _POOLED,
+    "pooled_projection_dim": POOLED,
     "pos_embed_max_size": 8,
 }
 _FLUX: Mapping[str, Any] = {
@@ -129,7 +128,7 @@ _FLUX: Mapping[str, Any] = {
     "in_channels": 16,
     "num_layers": 2,
     "num_single_layers": 2,
-    "joint_attention_dim": _TEXT,
+    "joint_attention_dim": TEXT,
 }
 FAMILIES = (
     Family("SD 3", "SD3Transformer2DModel", _SD3, _sd3),
@@ -144,7 +143,7 @@ FAMILIES = (
         "FluxTransformer2DModel",
         {
             **_FLUX,
-            "pooled_projection_dim": _POOLED,
+            "pooled_projection_dim": POOLED,
             "guidance_embeds": True,
             "axes_dims_rope": (4, 4, 8),
         },
@@ -176,7 +175,7 @@ FAMILIES = (
             "in_channels": 16,
             "out_channels": 4,
             "num_layers": 2,
-            "joint_attention_dim": _TEXT,
+            "joint_attention_dim": TEXT,
             "axes_dims_rope": (4, 4, 8),
         },
         _qwen,
@@ -191,7 +190,7 @@ FAMILIES = (
             "n_refiner_layers": 1,
             "n_heads": 2,
             "n_kv_heads": 2,
-            "cap_feat_dim": _TEXT,
+            "cap_feat_dim": TEXT,
             "axes_dims": [4, 4, 8],
             "axes_lens": [128, 16, 16],
         },
@@ -211,7 +210,7 @@ FAMILIES = (
             "multiple_of": 16,
             "axes_dim_rope": (4, 4, 8),
             "axes_lens": (32, 16, 16),
-            "cap_feat_dim": _TEXT,
+            "cap_feat_dim": TEXT,
         },
         _lumina,
     ),
@@ -223,7 +222,7 @@ FAMILIES = (
             "sample_size": 8,
             "num_mmdit_layers": 2,
             "num_single_dit_layers": 2,
-            "joint_attention_dim": _TEXT,
+            "joint_attention_dim": TEXT,
             "caption_projection_dim": 32,
             "pos_embed_max_size": 64,
         },
@@ -237,7 +236,7 @@ FAMILIES = (
             "in_channels": 4,
             "out_channels": 4,
             "num_layers": 2,
-            "text_embed_dim": _TEXT,
+            "text_embed_dim": TEXT,
             "time_embed_dim": 32,
             "condition_dim": 8,
             "pos_embed_max_size": 8,

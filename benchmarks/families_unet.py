@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .families import BATCH, Draw, Family, Size, timesteps
+from .families import Draw, Family, Size, timesteps
 
 _UNET: Mapping[str, Any] = {
     "sample_size": 8,
@@ -30,15 +30,15 @@ _SDXL: Mapping[str, Any] = {
 
 def _unet(draw: Draw, size: Size) -> dict[str, Any]:
     return {
-        "sample": draw(BATCH, 4, size.height, size.width),
-        "timestep": timesteps(),
-        "encoder_hidden_states": draw(BATCH, size.tokens, 24),
+        "sample": draw(size.batch, 4, size.height, size.width),
+        "timestep": timesteps(size),
+        "encoder_hidden_states": draw(size.batch, size.tokens, 24),
     }
 
 
 def _text_time(draw: Draw, size: Size, ids: int) -> dict[str, Any]:
     """SDXL's second text embedding, and `ids` numbers on the picture's size and crop."""
-    added = {"text_embeds": draw(BATCH, 16), "time_ids": 64 * draw(BATCH, ids).abs()}
+    added = {"text_embeds": draw(size.batch, 16), "time_ids": 64 * draw(size.batch, ids).abs()}
     return {**_unet(draw, size), "added_cond_kwargs": added}
 
 
@@ -51,36 +51,36 @@ def _refiner(draw: Draw, size: Size) -> dict[str, Any]:
 
 
 def _controlnet(draw: Draw, size: Size) -> dict[str, Any]:
-    picture = draw(BATCH, 3, 8 * size.height, 8 * size.width)
+    picture = draw(size.batch, 3, 8 * size.height, 8 * size.width)
     return {**_unet(draw, size), "controlnet_cond": picture, "conditioning_scale": 0.7}
 
 
 def _motion(draw: Draw, size: Size) -> dict[str, Any]:
     """AnimateDiff: one text for each frame."""
     return {
-        "sample": draw(BATCH, 4, size.frames, size.height, size.width),
-        "timestep": timesteps(),
-        "encoder_hidden_states": draw(BATCH * size.frames, size.tokens, 24),
+        "sample": draw(size.batch, 4, size.frames, size.height, size.width),
+        "timestep": timesteps(size),
+        "encoder_hidden_states": draw(size.batch * size.frames, size.tokens, 24),
     }
 
 
 def _spatio_temporal(draw: Draw, size: Size) -> dict[str, Any]:
     """SVD: noise beside the latents of the first picture; its embedding in the place of text."""
     return {
-        "sample": draw(BATCH, size.frames, 8, size.height, size.width),
-        "timestep": timesteps(),
-        "encoder_hidden_states": draw(BATCH, 1, 24),
-        "added_time_ids": 32 * draw(BATCH, 3).abs(),
+        "sample": draw(size.batch, size.frames, 8, size.height, size.width),
+        "timestep": timesteps(size),
+        "encoder_hidden_states": draw(size.batch, 1, 24),
+        "added_time_ids": 32 * draw(size.batch, 3).abs(),
     }
 
 
 def _pictures(draw: Draw, size: Size) -> dict[str, Any]:
-    return {"sample": draw(BATCH, 3, 2 * size.height, 2 * size.width)}
+    return {"sample": draw(size.batch, 3, 2 * size.height, 2 * size.width)}
 
 
 def _frames(draw: Draw, size: Size) -> dict[str, Any]:
     """SVD's decoder: frames are the batch."""
-    pictures = draw(BATCH * size.frames, 3, 2 * size.height, 2 * size.width)
+    pictures = draw(size.batch * size.frames, 3, 2 * size.height, 2 * size.width)
     return {"sample": pictures, "num_frames": size.frames}
 
 

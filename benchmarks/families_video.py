@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .families import BATCH, Draw, Family, Size, mask, timesteps
+from .families import POOLED, TEXT, Draw, Family, Size, mask, timesteps
 
 _HEADS: Mapping[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
-_TEXT, _POOLED = 24, 20
 
 
 def _video(draw: Draw, size: Size, channels: int = 4) -> Any:
-    return draw(BATCH, channels, size.frames, size.height, size.width)
+    return draw(size.batch, channels, size.frames, size.height, size.width)
 
 
 def _masked(draw: Draw, size: Size) -> dict[str, Any]:
     """Latents as a video, and text with a mask."""
     return {
         "hidden_states": _video(draw, size),
-        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
-        "encoder_attention_mask": mask(size.tokens),
-        "timestep": timesteps(),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "encoder_attention_mask": mask(size, size.tokens),
+        "timestep": timesteps(size),
     }
 
 
@@ -31,9 +30,9 @@ def _cog_video(draw: Draw, size: Size) -> dict[str, Any]:
 
     grid = (size.height // 2, size.width // 2)
     return {
-        "hidden_states": draw(BATCH, size.frames, 4, size.height, size.width),
-        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
-        "timestep": timesteps(),
+        "hidden_states": draw(size.batch, size.frames, 4, size.height, size.width),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "timestep": timesteps(size),
         "image_rotary_emb": get_3d_rotary_pos_embed(16, ((0, 0), grid), grid, size.frames),
     }
 
@@ -41,10 +40,10 @@ def _cog_video(draw: Draw, size: Size) -> dict[str, Any]:
 def _ltx(draw: Draw, size: Size) -> dict[str, Any]:
     """Each latent is a token."""
     return {
-        "hidden_states": draw(BATCH, size.frames * size.patches(), 16),
-        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
-        "encoder_attention_mask": mask(size.tokens, draw.dtype),
-        "timestep": timesteps(draw.dtype),
+        "hidden_states": draw(size.batch, size.frames * size.patches(), 16),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "encoder_attention_mask": mask(size, size.tokens, draw.dtype),
+        "timestep": timesteps(size, draw.dtype),
         "num_frames": size.frames,
         "height": size.height // 2,
         "width": size.width // 2,
@@ -54,14 +53,14 @@ def _ltx(draw: Draw, size: Size) -> dict[str, Any]:
 def _ltx2(draw: Draw, size: Size) -> dict[str, Any]:
     """A timestep for each token of video, as for video from a picture; sound beside it."""
     inputs, sounds = _ltx(draw, size), 3
-    steps = timesteps(draw.dtype)
+    steps = timesteps(size, draw.dtype)
     tokens = inputs["hidden_states"].shape[1]
     return {
         **inputs,
-        "audio_hidden_states": draw(BATCH, sounds, 16),
-        "audio_encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
+        "audio_hidden_states": draw(size.batch, sounds, 16),
+        "audio_encoder_hidden_states": draw(size.batch, size.tokens, size.text),
         "audio_encoder_attention_mask": inputs["encoder_attention_mask"],
-        "timestep": steps[:, None] * draw(BATCH, tokens).sigmoid(),
+        "timestep": steps[:, None] * draw(size.batch, tokens).sigmoid(),
         "audio_timestep": steps,
         "sigma": steps,
         "audio_sigma": steps,
@@ -72,8 +71,8 @@ def _ltx2(draw: Draw, size: Size) -> dict[str, Any]:
 def _wan(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _video(draw, size),
-        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
-        "timestep": timesteps(),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "timestep": timesteps(size),
     }
 
 
@@ -81,30 +80,30 @@ def _wan_picture(draw: Draw, size: Size) -> dict[str, Any]:
     """Tokens of a first picture stand before the text, which always has 512 tokens."""
     return {
         **_wan(draw, Size(size.height, size.width, size.frames, 512)),
-        "encoder_hidden_states_image": draw(BATCH, size.tokens, _POOLED),
+        "encoder_hidden_states_image": draw(size.batch, size.tokens, size.pooled),
     }
 
 
 def _wan_tokens(draw: Draw, size: Size) -> dict[str, Any]:
     """A timestep for each token."""
     tokens = size.frames * size.patches()
-    steps = timesteps()[:, None] * draw(BATCH, tokens).sigmoid().float()
+    steps = timesteps(size)[:, None] * draw(size.batch, tokens).sigmoid().float()
     return {**_wan(draw, size), "timestep": steps}
 
 
 def _hunyuan(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         **_masked(draw, size),
-        "pooled_projections": draw(BATCH, _POOLED),
-        "guidance": timesteps(draw.dtype, 6000.0),
+        "pooled_projections": draw(size.batch, size.pooled),
+        "guidance": timesteps(size, draw.dtype, 6000.0),
     }
 
 
 def _latte(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _video(draw, size),
-        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
-        "timestep": timesteps(),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "timestep": timesteps(size),
     }
 
 
@@ -120,7 +119,7 @@ def _allegro(draw: Draw, size: Size) -> dict[str, Any]:
     places = torch.cartesian_prod(t.long(), h.long(), w.long()).T[:, None]
     return {
         **_masked(draw, size),
-        "encoder_attention_mask": mask(size.tokens, draw.dtype),
+        "encoder_attention_mask": mask(size, size.tokens, draw.dtype),
         "image_rotary_emb": (tuple(tables), tuple(places)),
     }
 
@@ -136,13 +135,13 @@ _LTX: Mapping[str, Any] = {
     "out_channels": 16,
     "num_layers": 2,
     "cross_attention_dim": 32,
-    "caption_channels": _TEXT,
+    "caption_channels": TEXT,
 }
 _WAN: Mapping[str, Any] = {
     **_HEADS,
     "in_channels": 4,
     "out_channels": 4,
-    "text_dim": _TEXT,
+    "text_dim": TEXT,
     "freq_dim": 16,
     "ffn_dim": 64,
     "num_layers": 2,
@@ -158,7 +157,7 @@ FAMILIES = (
             "in_channels": 4,
             "out_channels": 4,
             "time_embed_dim": 16,
-            "text_embed_dim": _TEXT,
+            "text_embed_dim": TEXT,
             "num_layers": 2,
             "sample_width": 8,
             "sample_height": 8,
@@ -186,7 +185,7 @@ FAMILIES = (
     Family(
         "Wan 2.1 I2V",
         "WanTransformer3DModel",
-        {**_WAN, "image_dim": _POOLED, "added_kv_proj_dim": 32},
+        {**_WAN, "image_dim": POOLED, "added_kv_proj_dim": 32},
         _wan_picture,
     ),
     Family("Wan 2.2 TI2V", "WanTransformer3DModel", _WAN, _wan_tokens),
@@ -200,8 +199,8 @@ FAMILIES = (
             "num_layers": 2,
             "num_single_layers": 2,
             "num_refiner_layers": 1,
-            "text_embed_dim": _TEXT,
-            "pooled_projection_dim": _POOLED,
+            "text_embed_dim": TEXT,
+            "pooled_projection_dim": POOLED,
             "rope_axes_dim": (4, 4, 8),
         },
         _hunyuan,
@@ -212,9 +211,9 @@ FAMILIES = (
         {
             **_HEADS,
             "num_layers": 2,
-            "pooled_projection_dim": _TEXT,
+            "pooled_projection_dim": TEXT,
             "in_channels": 4,
-            "text_embed_dim": _TEXT,
+            "text_embed_dim": TEXT,
             "time_embed_dim": 16,
             "max_sequence_length": 8,
         },
@@ -237,7 +236,7 @@ FAMILIES = (
             "norm_type": "ada_norm_single",
             "norm_elementwise_affine": False,
             "norm_eps": 1e-6,
-            "caption_channels": _TEXT,
+            "caption_channels": TEXT,
             "video_length": 2,
         },
         _latte,
@@ -254,7 +253,7 @@ FAMILIES = (
             "sample_height": 8,
             "sample_width": 8,
             "sample_frames": 2,
-            "caption_channels": _TEXT,
+            "caption_channels": TEXT,
         },
         _allegro,
     ),
