@@ -78,11 +78,13 @@ def _run(
     batches, heads, tokens, dim = query.shape
     fp8 = value_dtype == "fp8"
     _check_limits(query, fp8)
+    y = empty_result(query, "bhsd")
+    if y.numel() == 0 or key.shape[2] == 0:
+        return y.zero_()
     quantized = quantize_attention(query, key, value, key_lengths, scale, smooth_key, fp8)
     seen = quantized.value.mT if fp8 else quantized.value
     batch, head, token, channel = seen.stride()
     unit = 1 if fp8 else unit_of(8, batch, head, token)
-    y = empty_result(query, "bhsd")
     arguments = {
         "query_ptr": quantized.query,
         "query_scale_ptr": quantized.query_scale,

@@ -57,7 +57,9 @@ class Router:
         if dropout > 0 or torch.is_grad_enabled():
             return None
         if torch.compiler.is_compiling():
-            node = _of_known_form(query, key, value, grouped) and not torch.compiler.is_exporting()
+            # not `is_exporting()`: torch 2.9 says yes there whenever it compiles
+            exporting = torch.compiler._is_exporting_flag
+            node = _of_known_form(query, key, value, grouped) and not exporting
             return self._as_a_node if node and not _cast(query) else None
         if _cast(query):
             return None

@@ -175,9 +175,9 @@ def chip(name: str) -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("name", CHIPS)
 def test_every_chip_s_tiles_are_right(name: str, dtype: torch.dtype) -> None:
-    x, weight = noise(2, 70, 136, dtype=dtype), a_weight(264, 136, dtype)
+    x, weight = noise(2, 70, 144, dtype=dtype), a_weight(264, 144, dtype)
     gate, residual = noise(2, 264, dtype=dtype, seed=3), noise(2, 70, 264, dtype=dtype, seed=4)
-    halves = a_weight(2 * 136, 136, dtype)
+    halves = a_weight(2 * 136, 144, dtype)
     with chip(name), kernel_runs("linear"), kernel_runs("gated_linear"):
         whole = linear(x, weight, activation="silu", gate=gate, residual=residual)
         half = gated_linear(x, halves, activation="silu")
@@ -186,7 +186,7 @@ def test_every_chip_s_tiles_are_right(name: str, dtype: torch.dtype) -> None:
 
 
 @on_a_cpu
-@pytest.mark.parametrize("inputs", [136, 132])
+@pytest.mark.parametrize("inputs", [144, 132])
 def test_rows_that_do_not_begin_at_16_bytes_are_loaded_by_threads(inputs: int) -> None:
     x, weight = noise(3, 20, inputs, dtype=torch.float16), a_weight(40, inputs, torch.float16)
     with chip("sm_90"), kernel_runs("linear", times=2):

@@ -44,8 +44,9 @@ SHOWS = 1e-3
 def test_the_output_is_stock_s_with_the_same_feature(name: str, first: str, plan: str) -> None:
     feature = FEATURES[name]
     (family,) = families([feature.family])
+    # on a pipe of its own: diffusers 0.39 keeps a list of hooks from before the feature was enabled
+    without = feature.output(pipeline_of(family))
     stock = pipeline_of(family)
-    without = feature.output(stock)
     feature.enable(model_of(stock))
     wanted = feature.output(stock, **feature.inputs())
     assert (relative_error(without, wanted) > SHOWS) == feature.changes
