@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import BenchmarkError
-
 if TYPE_CHECKING:
     import torch
 
@@ -70,20 +68,20 @@ _POOL = 1_048_583
 """Distinct random values: a prime, so that no two rows of a matrix come out alike."""
 
 
-def build(configuration: Configuration, seed: int = 0) -> torch.nn.Module:
+def build(configuration: Configuration, seed: int = 0, gain: float = 1.0) -> torch.nn.Module:
     """The model of a configuration, in fp32, in evaluation mode, the same weights for a seed."""
     import diffusers
     import torch
+    from accelerate import init_empty_weights
 
     settings = {key: value for key, value in configuration.items() if key != "class"}
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):
         model: torch.nn.Module = getattr(diffusers, configuration["class"])(**settings)
-    if any(True for _ in model.buffers()):
-        raise BenchmarkError(
-            f"A {configuration['class']} has buffers that can't be drawn at random."
-        )
-    model.to_empty(device="cpu")
-    draw_weights(model, seed)
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            drawn = torch.empty_like(weight, device="cpu")
+            module.register_parameter(name, torch.nn.Parameter(drawn, weight.requires_grad))
+    draw_weights(model, seed, gain)
     return model.eval()
 
 

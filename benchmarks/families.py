@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .architectures import draw_weights
+from .architectures import build
 from .errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ _GAIN = 3**0.5
 class Size:
     """How large an input is: a feature map's height and width, frames of video, tokens of text.
 
-    `text` and `pooled` are the widths of the text's embeddings, `channels` the latents'.
+    `text` and `pooled` are the widths of the text's embeddings, `channels` of the latents, `head` of
+    an attention head, for the rotations that a pipeline makes.
     """
 
     height: int
@@ -39,6 +40,7 @@ class Size:
     text: int = TEXT
     pooled: int = POOLED
     channels: int = CHANNELS
+    head: int = 16
 
     def patches(self, patch: int = 2) -> int:
         """Tokens of one frame, cut into squares."""
@@ -80,14 +82,7 @@ class Family:
 
     def build(self, seed: int = 0) -> torch.nn.Module:
         """The model in fp32, in evaluation mode, with the same weights for a seed."""
-        import diffusers
-        import torch
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model: torch.nn.Module = getattr(diffusers, self.model)(**self.config)
-        draw_weights(model, seed, _GAIN)
-        return model.eval()
+        return build({"class": self.model, **self.config}, seed, _GAIN)
 
     def draw(self, size: Size, seed: int, dtype: torch.dtype) -> dict[str, Any]:
         """Arguments of a forward, on the CPU, the same for a seed."""

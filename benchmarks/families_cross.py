@@ -11,7 +11,7 @@ _HEADS: Mapping[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
 
 
 def _latents(draw: Draw, size: Size) -> Any:
-    return draw(size.batch, 4, size.height, size.width)
+    return draw(size.batch, size.channels, size.height, size.width)
 
 
 def _masked(draw: Draw, size: Size) -> dict[str, Any]:

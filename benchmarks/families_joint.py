@@ -14,13 +14,13 @@ def _text(draw: Draw, size: Size) -> Any:
     return draw(size.batch, size.tokens, size.text)
 
 
-def _latents(draw: Draw, size: Size, channels: int = 4) -> Any:
-    return draw(size.batch, channels, size.height, size.width)
+def _latents(draw: Draw, size: Size) -> Any:
+    return draw(size.batch, size.channels, size.height, size.width)
 
 
-def _tokens(draw: Draw, size: Size, channels: int = 16) -> Any:
+def _tokens(draw: Draw, size: Size) -> Any:
     """Latents that are tokens already, 2x2 of them packed into one."""
-    return draw(size.batch, size.patches(), channels)
+    return draw(size.batch, size.patches(), 4 * size.channels)
 
 
 def _sd3(draw: Draw, size: Size) -> dict[str, Any]:
@@ -75,11 +75,11 @@ def _qwen(draw: Draw, size: Size) -> dict[str, Any]:
 
 
 def _z_image(draw: Draw, size: Size) -> dict[str, Any]:
-    """Lists of unlike lengths; text is padded to multiples of 32, to 32 and 64 here."""
+    """Lists of unlike lengths; text is padded to multiples of 32, so to 32 and 64 in a tiny one."""
     return {
-        "x": [draw(4, 1, size.height, size.width) for _ in range(size.batch)],
+        "x": [draw(size.channels, 1, size.height, size.width) for _ in range(size.batch)],
         "t": timesteps(size, draw.dtype, 1.0),
-        "cap_feats": [draw(size.tokens, size.text), draw(size.tokens + 30, size.text)],
+        "cap_feats": [draw(size.tokens + 30 * i, size.text) for i in range(size.batch)],
     }
 
 

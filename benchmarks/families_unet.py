@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .families import Draw, Family, Size, timesteps
+from .families import POOLED, TEXT, Draw, Family, Size, timesteps
 
 _UNET: Mapping[str, Any] = {
     "sample_size": 8,
@@ -13,7 +13,7 @@ _UNET: Mapping[str, Any] = {
     "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "cross_attention_dim": 24,
+    "cross_attention_dim": TEXT,
     "attention_head_dim": 2,
     "norm_num_groups": 8,
 }
@@ -30,15 +30,18 @@ _SDXL: Mapping[str, Any] = {
 
 def _unet(draw: Draw, size: Size) -> dict[str, Any]:
     return {
-        "sample": draw(size.batch, 4, size.height, size.width),
+        "sample": draw(size.batch, size.channels, size.height, size.width),
         "timestep": timesteps(size),
-        "encoder_hidden_states": draw(size.batch, size.tokens, 24),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
     }
 
 
 def _text_time(draw: Draw, size: Size, ids: int) -> dict[str, Any]:
     """SDXL's second text embedding, and `ids` numbers on the picture's size and crop."""
-    added = {"text_embeds": draw(size.batch, 16), "time_ids": 64 * draw(size.batch, ids).abs()}
+    added = {
+        "text_embeds": draw(size.batch, size.pooled),
+        "time_ids": 64 * draw(size.batch, ids).abs(),
+    }
     return {**_unet(draw, size), "added_cond_kwargs": added}
 
 
@@ -58,9 +61,9 @@ def _controlnet(draw: Draw, size: Size) -> dict[str, Any]:
 def _motion(draw: Draw, size: Size) -> dict[str, Any]:
     """AnimateDiff: one text for each frame."""
     return {
-        "sample": draw(size.batch, 4, size.frames, size.height, size.width),
+        "sample": draw(size.batch, size.channels, size.frames, size.height, size.width),
         "timestep": timesteps(size),
-        "encoder_hidden_states": draw(size.batch * size.frames, size.tokens, 24),
+        "encoder_hidden_states": draw(size.batch * size.frames, size.tokens, size.text),
     }
 
 
@@ -69,7 +72,7 @@ def _spatio_temporal(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "sample": draw(size.batch, size.frames, 8, size.height, size.width),
         "timestep": timesteps(size),
-        "encoder_hidden_states": draw(size.batch, 1, 24),
+        "encoder_hidden_states": draw(size.batch, 1, size.text),
         "added_time_ids": 32 * draw(size.batch, 3).abs(),
     }
 
@@ -102,7 +105,7 @@ FAMILIES = (
     Family(
         "SDXL",
         "UNet2DConditionModel",
-        {**_SDXL, "projection_class_embeddings_input_dim": 16 + 6 * 8},
+        {**_SDXL, "projection_class_embeddings_input_dim": POOLED + 6 * 8},
         _sdxl,
     ),
     Family(
@@ -114,7 +117,7 @@ FAMILIES = (
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             "transformer_layers_per_block": 2,
-            "projection_class_embeddings_input_dim": 16 + 5 * 8,
+            "projection_class_embeddings_input_dim": POOLED + 5 * 8,
         },
         _refiner,
     ),
@@ -150,7 +153,7 @@ FAMILIES = (
             "layers_per_block": 1,
             "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
             "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-            "cross_attention_dim": 24,
+            "cross_attention_dim": TEXT,
             "num_attention_heads": 4,
             "addition_time_embed_dim": 8,
             "projection_class_embeddings_input_dim": 24,

@@ -10,8 +10,8 @@ from .families import POOLED, TEXT, Draw, Family, Size, mask, timesteps
 _HEADS: Mapping[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}
 
 
-def _video(draw: Draw, size: Size, channels: int = 4) -> Any:
-    return draw(size.batch, channels, size.frames, size.height, size.width)
+def _video(draw: Draw, size: Size) -> Any:
+    return draw(size.batch, size.channels, size.frames, size.height, size.width)
 
 
 def _masked(draw: Draw, size: Size) -> dict[str, Any]:
@@ -30,17 +30,17 @@ def _cog_video(draw: Draw, size: Size) -> dict[str, Any]:
 
     grid = (size.height // 2, size.width // 2)
     return {
-        "hidden_states": draw(size.batch, size.frames, 4, size.height, size.width),
+        "hidden_states": draw(size.batch, size.frames, size.channels, size.height, size.width),
         "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
         "timestep": timesteps(size),
-        "image_rotary_emb": get_3d_rotary_pos_embed(16, ((0, 0), grid), grid, size.frames),
+        "image_rotary_emb": get_3d_rotary_pos_embed(size.head, ((0, 0), grid), grid, size.frames),
     }
 
 
 def _ltx(draw: Draw, size: Size) -> dict[str, Any]:
     """Each latent is a token."""
     return {
-        "hidden_states": draw(size.batch, size.frames * size.patches(), 16),
+        "hidden_states": draw(size.batch, size.frames * size.patches(), 4 * size.channels),
         "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
         "encoder_attention_mask": mask(size, size.tokens, draw.dtype),
         "timestep": timesteps(size, draw.dtype),

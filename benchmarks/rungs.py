@@ -13,6 +13,7 @@ from sdaccel.errors import PlanError
 
 from . import architectures, peers
 from .errors import BenchmarkError, Skip
+from .families import cast
 from .workloads import Workload
 
 BASELINE = "stock-fp32"
@@ -156,6 +157,8 @@ def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
 def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> None:
     """Cast the networks to the 16-bit type that this machine computes faster, channels-last.
 
+    What diffusers keeps in fp32 stays so.
+
     Where there is none they stay as they are; raises `Skip` where that is `required`.
     """
     import torch
@@ -166,7 +169,9 @@ def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> N
             raise Skip(f"{choice.reason[0].upper()}{choice.reason[1:]}.")
         return
     for name in names:
-        getattr(pipe, name).to(dtype=choice.dtype, memory_format=torch.channels_last)
+        network = getattr(pipe, name)
+        cast(network, choice.dtype)
+        network.to(memory_format=torch.channels_last)
 
 
 _STOCK_AND_PEERS = (

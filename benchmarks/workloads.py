@@ -53,11 +53,14 @@ class Workload:
 
 def workload(name: str, quick: bool = False) -> Workload:
     """The workload `name`; raises `BenchmarkError`, with the nearest name, where there is none."""
-    if name not in _MAKERS:
-        near = difflib.get_close_matches(name, _MAKERS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(_MAKERS)}."
+    from . import denoisers
+
+    known = [*_MAKERS, *denoisers.DENOISERS]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}."
         raise BenchmarkError(f"There is no workload '{name}': {hint}")
-    return _MAKERS[name](quick)
+    return _MAKERS[name](quick) if name in _MAKERS else denoisers.workload(name, quick)
 
 
 def _sd15_unet(quick: bool) -> Workload:
