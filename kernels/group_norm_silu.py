@@ -245,6 +245,8 @@ def group_norm_silu_reference(
     since torch would no longer know them as such, and take four times as long.
     """
     seen = _laid_out(x)
+    if not x.numel():  # torch 2.14 refuses
+        return torch.empty_like(seen)
     as_is = x.dim() == 4 and _is_channels_last(seen)
     flat = seen if as_is else seen.view(*x.shape[:2], 1, math.prod(x.shape[2:]))
     if add is not None:
