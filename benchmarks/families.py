@@ -28,8 +28,8 @@ _GAIN = 3**0.5
 class Size:
     """How large an input is: a feature map's height and width, frames of video, tokens of text.
 
-    `text` and `pooled` are the widths of the text's embeddings, `channels` of the latents, `head` of
-    an attention head, for the rotations that a pipeline makes.
+    `text` and `pooled` are the widths of the text's embeddings, `channels` the latents', and `head`
+    an attention head's, for the rotations that a pipeline makes.
     """
 
     height: int
