@@ -1,6 +1,6 @@
-"""Draw one picture with the embedded model: stock, accelerated, and stock again after restore.
+"""Draw one picture with an embedded model: stock, accelerated, and stock again after restore.
 
-python examples/text_to_image.py ["a large red circle on a green background"] [PLAN]
+python examples/text_to_image.py ["a large red circle on a green background"] [PLAN] [MODEL]
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 import sdaccel
 from sdaccel import shapes
 
-prompt = sys.argv[1] if len(sys.argv) > 1 else "a large red circle on a green background"
-plan = sys.argv[2] if len(sys.argv) > 2 else "lossless"
-pipe = shapes.load("unet")
+defaults = ["a large red circle on a green background", "lossless", "unet"]
+prompt, plan, model = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
+pipe = shapes.load(model)
 
 
 def draw(file: str) -> None:
     noise = torch.Generator().manual_seed(0)
-    pipe(prompt, num_inference_steps=25, guidance_scale=3.0, generator=noise).images[0].save(file)
+    pipe(prompt, generator=noise, **shapes.call_defaults(model)).images[0].save(file)
 
 
 draw("stock.png")

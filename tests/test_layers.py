@@ -25,7 +25,7 @@ LAYERS = (
     ("accelerate",),
     ("plan",),
     ("passes", "export"),
-    ("target", "schedulers", "guard", "clock", "patch", "sharing", "report", "quality"),
+    ("target", "schedulers", "guard", "clock", "patch", "sharing", "report", "quality", "video"),
     ("kernels",),
     ("device", "machine", "known_gpus", "malloc", "mapped_file"),
     ("errors",),
@@ -34,7 +34,7 @@ LEVELS = {part: level for level, layer in enumerate(reversed(LAYERS)) for part i
 SHAPES_USERS = ("cli", "benchmarks", "pipelines", "planning")
 HOSTS = ("diffusers", "transformers")
 HOST_USERS = ("target", "passes", "schedulers", "export", "pipelines", "shapes", "benchmarks")
-HEAVY = (*HOSTS, "torch", "triton", "accelerate", "safetensors", "PIL", "numpy", "rich")
+HEAVY = (*HOSTS, "torch", "triton", "accelerate", "safetensors", "PIL", "numpy", "rich", "imageio")
 FORBIDDEN_NAMES = ("utils", "common", "misc")
 MOST_LINES = 400
 

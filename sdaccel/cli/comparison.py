@@ -1,4 +1,4 @@
-"""Stock and accelerated from the same noise: their times, and how far the pictures differ."""
+"""Stock and accelerated from the same noise: their times, and how far the drawings differ."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from ..report import Report
 from .drawing import draw, warm_up
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..plan import Plan
+    from .drawing import Drawing
     from .request import Request
     from .sheet import Row
     from .terminal import Terminal
@@ -29,11 +28,11 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """The last round's pictures, the seconds of all rounds, and what the acceleration cost once."""
+    """The last round's drawings, the seconds of all rounds, and what the acceleration cost once."""
 
     plan: str
-    stock: list[Image]
-    accelerated: list[Image]
+    stock: list[Drawing]
+    accelerated: list[Drawing]
     stock_seconds: list[float]
     accelerated_seconds: list[float]
     set_up_seconds: float
@@ -51,10 +50,10 @@ class Comparison:
         return max(1, math.ceil(self.set_up_seconds / saved)) if saved > 0 else None
 
     def qualities(self) -> list[tuple[float, float | None]]:
-        """PSNR in dB and SSIM of each pair; no SSIM for pictures below 11 pixels."""
+        """PSNR in dB and SSIM of each pair; no SSIM below 11 pixels a side."""
         return [_quality(*pair) for pair in zip(self.stock, self.accelerated, strict=True)]
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Row[Any]]:
         """What the sheet shows, a row for each pair."""
         from .sheet import Row
 
@@ -91,11 +90,15 @@ class Comparison:
             f"stock {stock:.2f} s, plan {self.plan} {fast:.2f} s: {self.speed_up:.2f}x as fast "
             f"(median of {rounds} interleaved round{'s' if rounds > 1 else ''})",
             f"accelerating and compiling took {self.set_up_seconds:.1f} s once, {worth}",
-            *(f"the pictures: {_words(*measured)}" for measured in self.qualities()),
+            *(f"the {self._what}: {_words(*measured)}" for measured in self.qualities()),
         ]
 
+    @property
+    def _what(self) -> str:
+        return "clips" if isinstance(self.stock[0], list) else "pictures"
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `psnr` is null for identical pictures, where it is infinite."""
+        """Plain values; `psnr` is null for identical drawings, where it is infinite."""
         return {
             "plan": self.plan,
             "stock_seconds": [round(each, 4) for each in self.stock_seconds],
@@ -162,12 +165,25 @@ def _enough(times: tuple[list[float], list[float]], rounds: int | None) -> bool:
     return done >= _ROUNDS or (done > 0 and spent * (done + 1) / done > _SECONDS)
 
 
-def _quality(stock: Image, accelerated: Image) -> tuple[float, float | None]:
+def _quality(stock: Drawing, accelerated: Drawing) -> tuple[float, float | None]:
+    """A clip's PSNR is that of all its pixels, its SSIM the mean of its frames'.
+
+    Frame by frame, because a clip in float64 takes gigabytes.
+    """
     import numpy
 
-    first, second = numpy.asarray(stock), numpy.asarray(accelerated)
-    large = min(first.shape[:2]) >= quality.WINDOW
-    return quality.psnr(first, second), quality.ssim(first, second) if large else None
+    pairs = list(zip(_frames(stock), _frames(accelerated), strict=True))
+    error = float(numpy.mean([10 ** (-quality.psnr(*pair) / 10) for pair in pairs]))
+    psnr = -10 * math.log10(error) if error else math.inf
+    if min(pairs[0][0].shape[:2]) < quality.WINDOW:
+        return psnr, None
+    return psnr, float(numpy.mean([quality.ssim(*pair) for pair in pairs]))
+
+
+def _frames(drawing: Drawing) -> list[Any]:
+    import numpy
+
+    return [numpy.asarray(each) for each in (drawing if isinstance(drawing, list) else [drawing])]
 
 
 def _words(psnr: float, ssim: float | None) -> str:

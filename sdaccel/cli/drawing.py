@@ -1,48 +1,74 @@
-"""Draw one request with a pipe, and take the time."""
+"""Draw one request with a pipe, and take the time.
+
+A drawing is a picture, or a clip: a list of pictures.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import InputError
+from ..errors import InputError, SdaccelWarning
+from ..video import as_pictures
+from .limits import frames_argument
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .request import Request
 
+Drawing: TypeAlias = "Image | list[Image]"
+
 WARM_UP_STEPS = 2
+# Where pipelines for clips keep them: Cosmos 3 in `video`, Text2Video-Zero in `images`.
+_CLIPS = ("frames", "video", "images")
+_SOUNDS = ("audio", "sound")
 
 
-def draw(pipe: Any, request: Request, name: str | None) -> tuple[list[Image], float]:
-    """The pictures and the seconds they took; the device is idle at both ends.
+def draw(pipe: Any, request: Request, name: str | None) -> tuple[list[Drawing], float]:
+    """The drawings and the seconds they took; diffusers' progress bar goes under `name`."""
+    output, seconds = call(pipe, request.arguments(pipe), name)
+    return _clips(output) if frames_argument(pipe) else list(output.images), seconds
+
+
+def call(pipe: Any, arguments: dict[str, Any], name: str | None) -> tuple[Any, float]:
+    """What the pipeline returns and the seconds it took; the device is idle at both ends.
 
     diffusers' progress bar shows the steps, under `name`; without one it is hidden. Raises
     `InputError` for arguments that the pipeline's own check refuses.
     """
-    arguments = request.arguments(pipe)
     with _progress_bar(pipe, name):
         _synchronize()
         start = time.perf_counter()
         try:
-            images: list[Image] = pipe(**arguments).images
+            output = pipe(**arguments)
         except (ValueError, TypeError) as error:
             if _checked_by_pipeline(error):
                 raise InputError(f"{type(pipe).__name__} refuses this: {error}") from error
             raise
         _synchronize()
-    return images, time.perf_counter() - start
+    return output, time.perf_counter() - start
 
 
 def warm_up(pipe: Any, request: Request) -> float:
     """The seconds of a first drawing with few steps and no progress bar: here compiling happens."""
     brief = replace(request, steps=min(WARM_UP_STEPS, request.step_count))
     return draw(pipe, brief, None)[1]
+
+
+def _clips(output: Any) -> list[Drawing]:
+    """Each clip as pictures, from a batch of clips or one clip alone, of pictures or arrays."""
+    frames = next(getattr(output, name) for name in _CLIPS if hasattr(output, name))
+    if any(getattr(output, name, None) is not None for name in _SOUNDS):
+        warnings.warn("The clip's sound is not written.", SdaccelWarning, stacklevel=2)
+    first = frames[0]
+    alone = hasattr(first, "convert") or getattr(first, "ndim", 4) == 3
+    return [as_pictures(clip) for clip in ([frames] if alone else frames)]
 
 
 @contextlib.contextmanager

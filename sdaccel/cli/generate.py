@@ -1,24 +1,24 @@
-"""sdaccel generate: draw a picture from a prompt, accelerated, beside stock if you like."""
+"""sdaccel generate: draw a picture or a clip, accelerated, beside stock if you like."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..accelerate import accelerate
 from ..accelerate import report as report_on
 from ..plan import Plan
 from . import comparison, models, pictures
 from .drawing import draw
+from .limits import frames_argument
 from .request import Request, parse_size
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from .comparison import Comparison
+    from ..report import Report
+    from .drawing import Drawing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +26,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     models.add_options(parser, plan="lossless")
     parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what to stay away from")
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (25)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="denoising steps (an embedded model's own, else 25)"
+    )
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="the model's own default")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which noise (0)")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="in pixels: 512 or 768x512")
     parser.add_argument(
-        "--num-images", type=int, default=1, metavar="N", help="with seeds counting up"
+        "--num-frames", type=int, metavar="N", help="of a clip; the model's own default"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="where to write (sdaccel.png)"
+        "--fps", type=float, metavar="N", help="a clip's frames a second (the model's own, else 16)"
+    )
+    parser.add_argument(
+        "--num-images", type=int, default=1, metavar="N", help="or clips, with seeds counting up"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where to write (sdaccel.png, sdaccel.mp4); a clip may be a .gif",
     )
     parser.add_argument(
         "--compare", action="store_true", help="draw with stock diffusers too, side by side"
@@ -45,25 +57,61 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
-    """Draw, save, and say where the pictures are and what was done."""
+    """Draw, save, and say where the drawings are and what was done."""
     request = _request(options)
-    output = options.output or Path("sdaccel-compare.png" if options.compare else "sdaccel.png")
-    pictures.check_output(output)
+    pictures.check_output(_output(options, None))
     plan = Plan.of(options.plan)
-    rounds = comparison.check_rounds(options.rounds)
+    comparison.check_rounds(options.rounds)
     with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model, options.dtype)
     request = replace(request, defaults=models.call_defaults(options.model))
+    fps = request.frame_rate(pipe) if frames_argument(pipe) else None
+    output = _output(options, fps)
+    pictures.check_kind(output, fps, options.model)
     request.arguments(pipe)
-    if options.compare:
-        with terminal.step(f"loading {options.model} again, to stay stock", spinner=False):
-            stock = models.load(options.model, options.dtype)
-        result = comparison.compare(stock, pipe, request, plan, rounds, options.strict, terminal)
-        return _show_comparison(result, output, options.model, request, terminal)
+    drawn = _compare if options.compare else _draw
+    drawings, report, words, found = drawn(pipe, request, plan, options, terminal)
+    paths = [str(path) for path in pictures.save(drawings, output, fps)]
+    terminal.say(report, *words, *paths)
+    return {
+        "model": options.model,
+        "request": request.to_dict(),
+        **({"pictures": paths} if fps is None else {"clips": paths, "fps": fps}),
+        **found,
+        "report": report.to_dict(),
+    }
+
+
+Drawn: TypeAlias = "tuple[list[Drawing], Report, list[str], dict[str, Any]]"
+"""What is to be saved, the report, sentences for a reader, and plain values for JSON."""
+
+
+def _draw(
+    pipe: Any, request: Request, plan: Plan, options: argparse.Namespace, terminal: Terminal
+) -> Drawn:
     with terminal.step(f"accelerating with plan {plan}"):
         accelerate(pipe, plan, strict=options.strict)
-    images, seconds = draw(pipe, request, "drawing")
-    return _show(pipe, images, seconds, output, options.model, request, terminal)
+    drawings, seconds = draw(pipe, request, "drawing")
+    words = [f"drawn in {seconds:.2f} s, compiling included"]
+    return drawings, report_on(pipe), words, {"seconds": round(seconds, 4)}
+
+
+def _compare(
+    pipe: Any, request: Request, plan: Plan, options: argparse.Namespace, terminal: Terminal
+) -> Drawn:
+    from . import clips, sheet
+
+    with terminal.step(f"loading {options.model} again, to stay stock", spinner=False):
+        stock = models.load(options.model, options.dtype)
+    result = comparison.compare(
+        stock, pipe, request, plan, options.rounds, options.strict, terminal
+    )
+    heading = (
+        f'"{request.prompt}"\n{options.model}, {request.step_count} steps, seed {request.seed}'
+    )
+    compose = clips.compose if frames_argument(pipe) else sheet.compose
+    both = compose(result.rows(), heading)
+    return [both], result.report, result.sentences(), result.to_dict()
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -75,42 +123,13 @@ def _request(options: argparse.Namespace) -> Request:
         guidance_scale=options.guidance_scale,
         negative_prompt=options.negative_prompt,
         size=options.size,
+        num_frames=options.num_frames,
+        fps=options.fps,
     )
 
 
-def _show(
-    pipe: Any,
-    images: list[Image],
-    seconds: float,
-    output: Path,
-    model: str,
-    request: Request,
-    terminal: Terminal,
-) -> dict[str, Any]:
-    paths = pictures.save(images, output)
-    report = report_on(pipe)
-    terminal.say(report, f"drawn in {seconds:.2f} s, compiling included", *map(str, paths))
-    return {
-        "model": model,
-        "request": request.to_dict(),
-        "pictures": [str(path) for path in paths],
-        "seconds": round(seconds, 4),
-        "report": report.to_dict(),
-    }
-
-
-def _show_comparison(
-    result: Comparison, output: Path, model: str, request: Request, terminal: Terminal
-) -> dict[str, Any]:
-    from .sheet import compose
-
-    heading = f'"{request.prompt}"\n{model}, {request.step_count} steps, seed {request.seed}'
-    compose(result.rows(), heading).save(output)
-    terminal.say(result.report, *result.sentences(), str(output.resolve()))
-    return {
-        "model": model,
-        "request": request.to_dict(),
-        "pictures": [str(output.resolve())],
-        **result.to_dict(),
-        "report": result.report.to_dict(),
-    }
+def _output(options: argparse.Namespace, fps: float | None) -> Path:
+    """The path asked for, or a name that follows what the model makes."""
+    name = "sdaccel-compare" if options.compare else "sdaccel"
+    path: Path | None = options.output
+    return path or Path(f"{name}{'.png' if fps is None else '.mp4'}")

@@ -10,6 +10,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import InputError
+from ..video import FPS
+from .limits import (
+    check_frames,
+    check_size,
+    count_argument,
+    frames_argument,
+    rate_argument,
+)
 
 _SEEDS = 2**63
 _STEPS = 25
@@ -20,8 +28,8 @@ class Request:
     """One prompt and how to draw it; what is None is left to `defaults`, then to the pipeline.
 
     `defaults` are the keywords that the model is meant to be called with. `size` is (width, height)
-    in pixels. Picture i of `num_images` starts from the noise of `seed + i`. Raises `InputError`
-    for values that no pipeline takes.
+    in pixels, `num_frames` and `fps` are a clip's. Drawing i of `num_images` starts from the noise
+    of `seed + i`. Raises `InputError` for values that no pipeline takes.
     """
 
     prompt: str
@@ -31,6 +39,8 @@ class Request:
     guidance_scale: float | None = None
     negative_prompt: str | None = None
     size: tuple[int, int] | None = None
+    num_frames: int | None = None
+    fps: float | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,6 +50,10 @@ class Request:
         _check_at_least(1, "steps", self.step_count)
         _check_at_least(1, "num-images", self.num_images)
         _check_at_least(0, "seed", self.seed)
+        if self.num_frames is not None:
+            _check_at_least(1, "num-frames", self.num_frames)
+        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
+            raise InputError(f"fps must be a finite number above 0, not {self.fps}.")
         if self.seed + self.num_images > _SEEDS:
             raise InputError(f"The seed must be below 2^63, not {self.seed}.")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
@@ -58,12 +72,15 @@ class Request:
     def arguments(self, pipe: Any) -> dict[str, Any]:
         """The keyword arguments for `pipe`, each time with fresh generators.
 
-        Raises `InputError` for what this pipeline has no argument for, and for a size that its
-        VAE can't make.
+        Raises `InputError` for what this pipeline has no argument for, and for a size or a number
+        of frames that it can't make.
         """
         import torch
 
-        self._check_size(pipe)
+        if self.size is not None:
+            check_size(pipe, self.size)
+        if self.num_frames is not None and frames_argument(pipe):
+            check_frames(pipe, self.num_frames)
         seeds = range(self.seed, self.seed + self.num_images)
         wanted = {
             "prompt": self.prompt,
@@ -72,7 +89,7 @@ class Request:
             self._guidance: self.guidance_scale,
             "width": self.size and self.size[0],
             "height": self.size and self.size[1],
-            "num_images_per_prompt": self.num_images if self.num_images > 1 else None,
+            **self._of_a_kind(pipe),
             "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             "output_type": "pil",
         }
@@ -81,25 +98,34 @@ class Request:
         _check_signature(pipe, given)
         return given
 
+    def frame_rate(self, pipe: Any) -> float:
+        """Frames a second: those asked for, those that the pipeline is made for, or 16."""
+        if self.fps is not None:
+            return self.fps
+        argument = rate_argument(pipe)
+        usual = argument and inspect.signature(type(pipe).__call__).parameters[argument].default
+        return float(usual) if isinstance(usual, (int, float)) else FPS
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+    def _of_a_kind(self, pipe: Any) -> dict[str, Any]:
+        """The arguments that pipelines for clips and for pictures have different names for."""
+        frames, rate = frames_argument(pipe), rate_argument(pipe)
+        if frames is None and (self.num_frames is not None or self.fps is not None):
+            raise InputError(
+                f"{type(pipe).__name__} makes pictures: leave out --num-frames and --fps, or use "
+                "a video model."
+            )
+        count = self.num_images if self.num_images > 1 else None
+        wanted = {count_argument(pipe): count, frames: self.num_frames, rate: self.fps}
+        return {name: value for name, value in wanted.items() if name is not None}
 
     @property
     def _guidance(self) -> str:
         """Flux calls classifier-free guidance true; its guidance_scale is a distilled input."""
         return "true_cfg_scale" if "true_cfg_scale" in self.defaults else "guidance_scale"
-
-    def _check_size(self, pipe: Any) -> None:
-        unit = size_unit(pipe)
-        for name, pixels in zip(("width", "height"), self.size or (), strict=False):
-            if pixels < 1 or pixels % unit:
-                below = pixels // unit * unit
-                near = [f"{each}" for each in (below, below + unit) if each > 0]
-                raise InputError(
-                    f"This model can't draw a {name} of {pixels} pixels: it takes multiples of "
-                    f"{unit}, the nearest {'are' if len(near) > 1 else 'is'} {' and '.join(near)}."
-                )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -111,21 +137,6 @@ def parse_size(text: str) -> tuple[int, int]:
         )
     width, height = match.group(1), match.group(2)
     return int(width), int(height or width)
-
-
-def size_unit(pipe: Any) -> int:
-    """What the sides of a picture must be multiples of, in pixels.
-
-    Every pipeline asks for multiples of 8; beyond that the VAE shrinks by its own factor, and a
-    transformer takes patches of at least 2x2 latents.
-    """
-    factor = getattr(pipe, "vae_scale_factor", getattr(pipe, "vae_scale_factor_spatial", 8))
-    patch = 1
-    transformer = getattr(pipe, "transformer", None)
-    if transformer is not None:
-        size = getattr(transformer.config, "patch_size", 1)
-        patch = max(2, size if isinstance(size, int) else size[-1])
-    return math.lcm(8, int(factor) * patch)
 
 
 def _check_text(name: str, value: object) -> None:
@@ -153,10 +164,10 @@ def _check_signature(pipe: Any, given: dict[str, Any]) -> None:
             raise InputError(f"{name} takes no {argument}: leave it out or use another model.")
     needed = [each.name for each in list(parameters.values())[1:] if _is_needed(each)]
     missing = [each for each in needed if each not in given]
-    if missing or "num_frames" in parameters:
-        what = f"it also needs {', '.join(missing)}" if missing else "it makes videos"
+    if missing:
         raise InputError(
-            f"{name} makes no picture from a prompt alone ({what}): call it from Python instead."
+            f"{name} draws from more than a prompt (it also needs {', '.join(missing)}): call it "
+            "from Python instead."
         )
 
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PANEL = 320
-_MARGIN = 16
+MARGIN = 16
 _GAINS = (1, 2, 5, 10, 20, 50, 100)
-_INK, _PAPER = (24, 24, 24), (255, 255, 255)
+_INK, PAPER = (24, 24, 24), (255, 255, 255)
+
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One pair of pictures with their captions, and how far they are apart in words."""
+class Row(Generic[Shown]):
+    """One pair of pictures or clips with their captions, and how far they are apart in words."""
 
-    pictures: tuple[Image, Image]
+    pictures: tuple[Shown, Shown]
     captions: tuple[str, str]
     quality: str
 
 
-def compose(rows: list[Row], heading: str) -> Image:
+def compose(rows: list[Row[Image]], heading: str) -> Image:
     """One sheet: the heading, and in each row stock, accelerated and their difference.
 
     Small pictures are enlarged by a whole factor, each pixel a square, so that a panel shows
@@ -31,20 +33,24 @@ def compose(rows: list[Row], heading: str) -> Image:
     """
     from PIL import Image
 
-    width, height = rows[0].pictures[0].size
-    scale = max(1, round(_PANEL / max(width, height)))
-    panel = (width * scale, height * scale)
-    sheet_width = 3 * panel[0] + 4 * _MARGIN
-    head = _text(heading, sheet_width - 2 * _MARGIN, _font_size(panel))
+    panel = panel_size(*rows[0].pictures[0].size)
+    sheet_width = 3 * panel[0] + 4 * MARGIN
+    head = text_block(heading, sheet_width - 2 * MARGIN, font_size(panel))
     strips = [_strip(row, panel) for row in rows]
-    total = _MARGIN + head.height + sum(each.height + _MARGIN for each in strips) + _MARGIN
-    sheet = Image.new("RGB", (sheet_width, total), _PAPER)
-    sheet.paste(head, (_MARGIN, _MARGIN))
-    top = _MARGIN + head.height + _MARGIN
+    total = MARGIN + head.height + sum(each.height + MARGIN for each in strips) + MARGIN
+    sheet = Image.new("RGB", (sheet_width, total), PAPER)
+    sheet.paste(head, (MARGIN, MARGIN))
+    top = MARGIN + head.height + MARGIN
     for each in strips:
-        sheet.paste(each, (_MARGIN, top))
-        top += each.height + _MARGIN
+        sheet.paste(each, (MARGIN, top))
+        top += each.height + MARGIN
     return sheet
+
+
+def panel_size(width: int, height: int) -> tuple[int, int]:
+    """The size enlarged by the whole factor that brings it nearest to 320 pixels, or unchanged."""
+    scale = max(1, round(_PANEL / max(width, height)))
+    return width * scale, height * scale
 
 
 def difference(first: Image, second: Image) -> tuple[Image, int]:
@@ -62,36 +68,36 @@ def difference(first: Image, second: Image) -> tuple[Image, int]:
     return Image.fromarray((distance * gain).astype(numpy.uint8)), gain
 
 
-def _strip(row: Row, panel: tuple[int, int]) -> Image:
+def _strip(row: Row[Image], panel: tuple[int, int]) -> Image:
     from PIL import Image
 
     apart, gain = difference(*row.pictures)
     label = f"difference x{gain}" if apart.getbbox() else "no difference"
     captions = [*row.captions, f"{label}\n{row.quality}"]
-    texts = [_text(caption, panel[0], _font_size(panel)) for caption in captions]
+    texts = [text_block(caption, panel[0], font_size(panel)) for caption in captions]
     height = panel[1] + max(each.height for each in texts)
-    strip = Image.new("RGB", (3 * panel[0] + 2 * _MARGIN, height), _PAPER)
+    strip = Image.new("RGB", (3 * panel[0] + 2 * MARGIN, height), PAPER)
     for index, (picture, text) in enumerate(zip([*row.pictures, apart], texts, strict=True)):
-        left = index * (panel[0] + _MARGIN)
+        left = index * (panel[0] + MARGIN)
         enlarged = picture.convert("RGB").resize(panel, Image.Resampling.NEAREST)
         strip.paste(enlarged, (left, 0))
         strip.paste(text, (left, panel[1]))
     return strip
 
 
-def _font_size(panel: tuple[int, int]) -> int:
+def font_size(panel: tuple[int, int]) -> int:
     """Letters of a 20th of the panel's width, and never too small to read."""
     return max(15, panel[0] // 20)
 
 
-def _text(text: str, width: int, size: int) -> Image:
+def text_block(text: str, width: int, size: int) -> Image:
     """Lines of text, wrapped to `width` pixels."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size=size)
     lines = [line for each in text.splitlines() for line in _wrapped(each, width, font)]
     step = size * 4 // 3
-    image = Image.new("RGB", (width, step * len(lines) + step // 2), _PAPER)
+    image = Image.new("RGB", (width, step * len(lines) + step // 2), PAPER)
     pen = ImageDraw.Draw(image)
     for index, line in enumerate(lines):
         pen.text((0, step // 4 + index * step), line, fill=_INK, font=font)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
+import tiny_video
 
-from sdaccel.cli.request import Request, parse_size, size_unit
+from sdaccel.cli.request import Request, parse_size
 from sdaccel.errors import InputError
 
 
@@ -29,6 +29,9 @@ def pipe() -> Any:
         ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
         ({"steps": 2.5}, "steps must be a whole number of at least 1, not 2.5"),
         ({"num_images": -1}, "num-images must be a whole number of at least 1"),
+        ({"num_frames": 0}, "num-frames must be a whole number of at least 1"),
+        ({"fps": 0.0}, "fps must be a finite number above 0, not 0.0"),
+        ({"fps": float("inf")}, "fps must be a finite number above 0"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"seed": 2**63}, "The seed must be below"),
         ({"guidance_scale": float("nan")}, "The guidance scale must be a finite number"),
@@ -45,33 +48,6 @@ def test_a_size_is_one_number_or_width_by_height() -> None:
     for text in ("", "big", "12x", "x12", "1x2x3", "-8", "8.5"):
         with pytest.raises(InputError, match="WIDTHxHEIGHT"):
             parse_size(text)
-
-
-@pytest.mark.parametrize(
-    ("size", "says"),
-    [
-        ((20, 16), "a width of 20 pixels: it takes multiples of 8, the nearest are 16 and 24"),
-        ((16, 7), "a height of 7 pixels: it takes multiples of 8, the nearest is 8"),
-        ((0, 16), "a width of 0 pixels: it takes multiples of 8, the nearest is 8"),
-    ],
-)
-def test_a_size_that_the_vae_cannot_make_is_refused_with_the_nearest(
-    size: tuple[int, int], says: str, pipe: Any
-) -> None:
-    with pytest.raises(InputError, match=says):
-        Request("a cat", size=size).arguments(pipe)
-
-
-def test_a_transformer_takes_patches_of_latents() -> None:
-    config = SimpleNamespace(patch_size=2)
-    pipe = SimpleNamespace(vae_scale_factor=8, transformer=SimpleNamespace(config=config))
-    assert size_unit(pipe) == 16
-    config.patch_size = (1, 2, 2)
-    assert size_unit(pipe) == 16
-    config.patch_size = 1  # Flux packs two by two in the pipeline
-    assert size_unit(pipe) == 16
-    config.patch_size = 4
-    assert size_unit(pipe) == 32
 
 
 def test_arguments_are_what_the_pipeline_calls_them(pipe: Any) -> None:
@@ -123,11 +99,10 @@ def test_what_a_pipeline_has_no_argument_for_is_refused_by_name() -> None:
         Request("a cat", negative_prompt="a dog").arguments(Pipe())
 
 
-def test_a_pipeline_that_needs_more_than_a_prompt_or_makes_videos_is_refused() -> None:
-    class Common:
+def test_a_pipeline_that_needs_more_than_a_prompt_is_refused() -> None:
+    class Editor:
         vae_scale_factor = 8
 
-    class Editor(Common):
         def __call__(
             self,
             prompt: str,
@@ -137,17 +112,45 @@ def test_a_pipeline_that_needs_more_than_a_prompt_or_makes_videos_is_refused() -
             output_type: str,
         ) -> None: ...
 
-    class Video(Common):
-        def __call__(
-            self,
-            prompt: str,
-            num_frames: int = 16,
-            num_inference_steps: int = 2,
-            generator: Any = None,
-            output_type: str = "pil",
-        ) -> None: ...
-
     with pytest.raises(InputError, match="it also needs image"):
         Request("a cat").arguments(Editor())
-    with pytest.raises(InputError, match="it makes videos"):
-        Request("a cat").arguments(Video())
+
+
+def test_a_clip_s_arguments_are_what_the_pipeline_calls_them() -> None:
+    request = Request("a cat", num_images=2, num_frames=5, fps=8.0, size=(32, 16))
+    arguments = request.arguments(tiny_video.wan())
+    assert arguments["num_videos_per_prompt"] == 2
+    assert (arguments["num_frames"], arguments["width"], arguments["height"]) == (5, 32, 16)
+    assert not {"fps", "frame_rate", "num_images_per_prompt"} & arguments.keys()
+    told = request.arguments(Told())
+    assert (told["video_length"], told["frame_rate"]) == (5, 8.0)
+    assert told["num_images_per_prompt"] == 2
+
+
+def test_a_clip_plays_as_asked_or_as_its_model_is_told_or_as_wan_s() -> None:
+    assert Request("a cat", fps=8.0).frame_rate(Told()) == 8.0
+    assert Request("a cat").frame_rate(Told()) == 25.0
+    assert Request("a cat").frame_rate(tiny_video.wan()) == 16.0
+
+
+@pytest.mark.parametrize("asked", [{"num_frames": 5}, {"fps": 8.0}])
+def test_a_model_of_pictures_takes_no_frames(asked: dict[str, Any], pipe: Any) -> None:
+    with pytest.raises(InputError, match="StableDiffusionPipeline makes pictures"):
+        Request("a cat", **asked).arguments(pipe)
+
+
+class Told:
+    """A pipeline that is told the frame rate as LTX is, and names its arguments as Latte does."""
+
+    def __call__(
+        self,
+        prompt: str,
+        width: int = 16,
+        height: int = 16,
+        video_length: int = 16,
+        frame_rate: int = 25,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 2,
+        generator: Any = None,
+        output_type: str = "pil",
+    ) -> None: ...

@@ -10,6 +10,7 @@ import diffusers
 import numpy
 import pytest
 import tiny
+import tiny_video
 import torch
 
 import sdaccel
@@ -203,3 +204,14 @@ def test_strict_raises_where_a_pass_refuses(folder: Path) -> None:
     pipe = load(pipelines.StableDiffusionPipeline, folder, plan="eager")
     with pytest.raises(PassError):
         pipelines.StableDiffusionImg2ImgPipeline.from_pipe(pipe, plan="eager", strict=True)
+
+
+def test_a_video_pipeline_loads_accelerated_and_makes_stock_s_clip(tmp_path: Path) -> None:
+    tiny_video.wan().save_pretrained(tmp_path)
+    pipe = load(pipelines.WanPipeline, tmp_path, plan="eager")
+    assert isinstance(pipe, diffusers.WanPipeline)
+    assert sdaccel.report(pipe).accelerated
+    stock = tiny_video.draw(tiny_video.wan()).astype(int)
+    assert abs(tiny_video.draw(pipe) - stock).max() <= 1
+    sdaccel.restore(pipe)
+    assert (tiny_video.draw(pipe) == stock).all()
