@@ -16,6 +16,7 @@ from sdaccel.shapes.grammar import Side, sample_scenes
 PROMPT_SEED = 2
 EVALUATION_SEED = 3
 GUIDANCE_SCALE = 3.0
+STEPS = 25
 CONFIDENCE = 1.959964
 
 
@@ -78,47 +79,49 @@ def prompt_fidelity(
     prompts: Sequence[str] | None = None,
     *,
     count: int = 500,
-    steps: int = 25,
+    steps: int | None = None,
     seed: int = 0,
-    guidance_scale: float = GUIDANCE_SCALE,
     batch_size: int = 25,
     progress: bool = True,
+    **settings: Any,
 ) -> Fidelity:
     """Draw one picture a prompt with any text-to-image pipeline and check each.
 
     Picture i starts from the noise of seed + i, whatever the batch size. Without prompts the first
-    `count` held-out ones are drawn.
+    `count` held-out ones are drawn. `settings` are keywords of the pipeline's call, for the
+    embedded models their `defaults.json`; 25 steps and a guidance scale of 3 unless given. `steps`
+    goes before `num_inference_steps`.
     """
     from tqdm import tqdm
 
     prompts = held_out_prompts(count) if prompts is None else list(prompts)
     if not prompts:
         raise ValueError("prompt fidelity needs at least one prompt")
+    settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE_SCALE, **settings}
+    if steps is not None:
+        settings["num_inference_steps"] = steps
     passed, failures = 0, Counter[str]()
     starts = range(0, len(prompts), batch_size)
     for start in tqdm(starts, desc="prompt fidelity", disable=not progress):
         batch = prompts[start : start + batch_size]
-        pictures = _draw(pipe, batch, steps, seed + start, guidance_scale)
+        pictures = _draw(pipe, batch, seed + start, settings)
         checks = [check(picture, prompt) for picture, prompt in zip(pictures, batch, strict=True)]
         passed += sum(one.passed for one in checks)
         failures.update(part for one in checks for part in one.failed)
     return Fidelity(passed, len(prompts), {part: failures[part] for part in PARTS})
 
 
-def _draw(pipe: Any, prompts: list[str], steps: int, seed: int, guidance_scale: float) -> Any:
+def _draw(pipe: Any, prompts: list[str], seed: int, settings: dict[str, Any]) -> Any:
     import torch
 
     shown = getattr(pipe, "_progress_bar_config", None)
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompts))]
+    negative = settings.get("negative_prompt")
+    if isinstance(negative, str):
+        settings = {**settings, "negative_prompt": [negative] * len(prompts)}
     try:
-        return pipe(
-            prompts,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            generator=generators,
-            output_type="np",
-        ).images
+        return pipe(prompts, generator=generators, output_type="np", **settings).images
     finally:
         pipe.set_progress_bar_config(**(shown or {}))
 

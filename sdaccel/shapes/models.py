@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from transformers import CLIPTextModel, CLIPTokenizer
 
+DEFAULTS: dict[str, Any] = {"num_inference_steps": 25, "guidance_scale": 3.0}
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 4
 LATENT_SIZE = 16

@@ -1,6 +1,7 @@
-"""A CLIP tokenizer whose vocabulary is generated: every word of the grammar is one token.
+"""Tokenizers whose vocabulary is generated: every word of the grammar is one token.
 
-Any other text still tokenizes, byte by byte, as in CLIP (Radford et al. 2021, byte-level BPE).
+Any other text still tokenizes: for CLIP byte by byte (Radford et al. 2021, byte-level BPE), for T5
+letter by letter (Raffel et al. 2020, unigram), where what is not printable ASCII is unknown.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from sdaccel.shapes.grammar import COLOURS, RELATIONS, SHAPES, SIZES
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, T5Tokenizer
 
 MAX_TOKENS = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
+SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
 def words() -> tuple[str, ...]:
@@ -36,6 +38,18 @@ def build_tokenizer() -> CLIPTokenizer:
         vocab=vocabulary,
         merges=merges,  # type: ignore[arg-type]
         model_max_length=MAX_TOKENS,
+    )
+
+
+def build_t5_tokenizer() -> T5Tokenizer:
+    """The stock T5 tokenizer class over the generated vocabulary; pads to MAX_TOKENS."""
+    from transformers import T5Tokenizer
+
+    pieces = [*SPECIAL, *(f"▁{word}" for word in words()), "▁", *map(chr, range(33, 127))]
+    # A word costs less than the letters it is made of, so that it is always taken whole.
+    scores = [0.0 if len(piece) > 1 else -10.0 for piece in pieces]
+    return T5Tokenizer(
+        vocab=list(zip(pieces, scores, strict=True)), extra_ids=0, model_max_length=MAX_TOKENS
     )
 
 

@@ -51,6 +51,17 @@ def test_the_share_counts_right_pictures_and_the_parts_count_wrong_ones() -> Non
     assert painter.settings["num_inference_steps"] == 25
 
 
+def test_a_pipelines_own_keywords_reach_its_call_and_the_steps_go_before_them() -> None:
+    painter = Painter({})
+    own = {"num_inference_steps": 9, "true_cfg_scale": 2.0, "negative_prompt": ""}
+    prompt_fidelity(painter, count=3, progress=False, **own)
+    assert painter.settings["num_inference_steps"] == 9
+    assert painter.settings["true_cfg_scale"] == 2.0
+    assert painter.settings["negative_prompt"] == ["", "", ""]
+    prompt_fidelity(painter, count=3, steps=4, progress=False, **own)
+    assert painter.settings["num_inference_steps"] == 4
+
+
 def test_the_pipelines_own_progress_bar_settings_come_back() -> None:
     painter = Painter({})
     prompt_fidelity(painter, count=2, progress=False)

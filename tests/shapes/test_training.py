@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,30 @@ import torch
 from torch import nn
 
 from sdaccel.shapes.grammar import is_held_out
-from sdaccel.shapes.models import TEXT_WIDTH, build_autoencoder, build_scheduler
+from sdaccel.shapes.models import (
+    TEXT_WIDTH,
+    build_autoencoder,
+    build_scheduler,
+    build_text_encoder,
+)
 from sdaccel.shapes.tokens import build_tokenizer
 from sdaccel.shapes.training.autoencoder import refine_decoder, to_tensor, train_autoencoder
 from sdaccel.shapes.training.data import render_pictures, reword, sample_sized
-from sdaccel.shapes.training.denoiser import diffuse, train_unet
+from sdaccel.shapes.training.denoiser import Task, train_denoiser
+from sdaccel.shapes.training.dit import transformer_task
 from sdaccel.shapes.training.latents import encode_dataset, load_dataset, standardise
-from sdaccel.shapes.training.loop import Loop, Recipe, rate_at
-from sdaccel.shapes.training.text import train_text
+from sdaccel.shapes.training.loop import Loop, Recipe, make_optimizers, rate_at
+from sdaccel.shapes.training.text import token_ids, train_text
+from sdaccel.shapes.training.unet import diffuse, unet_task
 
-SMALL = {"block_out_channels": (16, 32, 32), "attention_head_dim": 2}
+SMALL_UNET = {"block_out_channels": (16, 32, 32), "attention_head_dim": 2}
+SMALL_TRANSFORMER = {
+    "num_layers": 1,
+    "num_single_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 4,
+    "axes_dims_rope": (2, 2, 4),
+}
 
 
 def checkpoint(folder: Path, name: str) -> dict[str, Any]:
@@ -66,12 +82,56 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_never_stopped(tmp_path: Pa
 def test_a_run_without_its_optimizer_goes_on_and_warms_up_again(tmp_path: Path) -> None:
     fitting(tmp_path, 5).run(fit_losses)
     state = checkpoint(tmp_path, "fit")
-    del state["optimizer"]
+    del state["optimizers"]
     torch.save(state, tmp_path / "fit.pt")
     loop = fitting(tmp_path, 12)
     assert (loop.step, loop.warm_from) == (5, 5)
     loop.run(fit_losses)
     assert checkpoint(tmp_path, "fit")["step"] == 12
+
+
+def test_an_interrupted_run_ends_after_its_step_with_a_checkpoint(tmp_path: Path) -> None:
+    def interrupted(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        if loop.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return fit_losses(modules, generator)
+
+    before = signal.getsignal(signal.SIGTERM)
+    loop = fitting(tmp_path, 12)
+    loop.run(interrupted)
+    assert checkpoint(tmp_path, "fit")["step"] == 4
+    assert signal.getsignal(signal.SIGTERM) is before
+    fitting(tmp_path, 12).run(fit_losses)
+    assert checkpoint(tmp_path, "fit")["step"] == 12
+
+
+def test_the_time_that_a_run_was_paused_does_not_count(tmp_path: Path) -> None:
+    def paused(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        if loop.step == 1:
+            time.sleep(1)
+        return fit_losses(modules, generator)
+
+    loop = fitting(tmp_path, 3)
+    loop.run(paused)
+    assert 0 < loop.seconds < 1
+
+
+def test_only_the_matrices_inside_blocks_are_trained_by_muon(tmp_path: Path) -> None:
+    task = small_transformer()
+    recipe = Recipe(steps=1, orthogonal=True)
+    adam, muon = make_optimizers(task.denoiser, recipe)
+    names = {id(weight): name for name, weight in task.denoiser.named_parameters()}
+    chosen = {names[id(weight)] for group in muon.param_groups for weight in group["params"]}
+    kept = {names[id(weight)] for group in adam.param_groups for weight in group["params"]}
+    assert chosen | kept == set(names.values())
+    assert not chosen & kept
+    assert "transformer_blocks.0.attn.to_q.weight" in chosen
+    assert {
+        "proj_out.weight",
+        "x_embedder.weight",
+        "transformer_blocks.0.norm1.linear.weight",
+    } <= kept
+    assert len(make_optimizers(task.denoiser, Recipe(steps=1))) == 1
 
 
 def test_a_stage_without_an_end_is_refused(tmp_path: Path) -> None:
@@ -89,7 +149,9 @@ def test_the_rate_warms_up_stays_and_decays() -> None:
 
 def test_training_the_text_encoder_lowers_its_loss(tmp_path: Path) -> None:
     def run(folder: Path, steps: int) -> None:
-        train_text(folder, Recipe(steps=steps, warm_up=2))
+        train_text(
+            folder, Recipe(steps=steps, warm_up=2), "text", build_tokenizer, build_text_encoder
+        )
 
     first, last = first_and_last_loss(tmp_path, "text", run, 20)
     assert last < 0.8 * first
@@ -116,31 +178,45 @@ def test_training_the_autoencoder_lowers_its_loss_and_the_decoder_alone_keeps_th
         assert kept == name.startswith(("encoder.", "quant_conv.")), name
 
 
-def test_training_the_unet_lowers_its_loss(tmp_path: Path) -> None:
+def small_unet() -> Task:
+    text = nn.Embedding(len(build_tokenizer()), TEXT_WIDTH).requires_grad_(False)
+    return unet_task(lambda prompts: text(token_ids(build_tokenizer(), prompts)), **SMALL_UNET)
+
+
+def small_transformer() -> Task:
+    def embed(prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(len(prompts), 5, TEXT_WIDTH), torch.ones(len(prompts), TEXT_WIDTH)
+
+    return transformer_task(embed, **SMALL_TRANSFORMER)
+
+
+@pytest.mark.parametrize("small_task", [small_unet, small_transformer])
+def test_training_a_denoiser_lowers_its_loss(tmp_path: Path, small_task: Any) -> None:
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    encode_dataset(tmp_path / "latents", build_autoencoder().eval(), tokenizer, 12, seed=0)
-    data = load_dataset(tmp_path / "latents", tokenizer)
-    text = nn.Embedding(len(tokenizer), TEXT_WIDTH).requires_grad_(False)
+    encode_dataset(tmp_path / "latents", build_autoencoder().eval(), 12, seed=0)
+    data = load_dataset(tmp_path / "latents")
 
     def run(folder: Path, steps: int) -> None:
+        torch.manual_seed(0)
         recipe = Recipe(4, steps=steps, warm_up=2, decay_share=0.0)
-        train_unet(folder, recipe, data, text, lambda _: {"fidelity": 0.0}, **SMALL)
+        train_denoiser(folder, recipe, small_task(), data, lambda _: {"fidelity": 0.0})
 
-    first, last = first_and_last_loss(tmp_path, "unet", run, 15)
+    name = small_task().name
+    first, last = first_and_last_loss(tmp_path, name, run, 15)
     assert last < 0.9 * first
-    assert '"fidelity": 0.0' in (tmp_path / "all" / "unet.jsonl").read_text()
+    assert '"fidelity": 0.0' in (tmp_path / "all" / f"{name}.jsonl").read_text()
 
 
 def test_the_data_set_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
-    tokenizer, autoencoder = build_tokenizer(), build_autoencoder().eval()
+    autoencoder = build_autoencoder().eval()
     for folder in ("once", "again"):
-        encode_dataset(tmp_path / folder, autoencoder, tokenizer, 6, seed=1)
-    once, again = (load_dataset(tmp_path / folder, tokenizer) for folder in ("once", "again"))
+        encode_dataset(tmp_path / folder, autoencoder, 6, seed=1)
+    once, again = (load_dataset(tmp_path / folder) for folder in ("once", "again"))
     for name, values in once.items():
         assert np.array_equal(values, again[name])
     assert once["latents"].shape == (6, 4, 16, 16)
-    assert once["tokens"].shape == (6, 4, 24)
+    assert once["prompts"].shape == (6, 4)
+    assert not any(is_held_out(prompt) for prompt in once["prompts"].flat)
 
 
 def test_standardising_changes_the_latents_and_not_the_pictures(tmp_path: Path) -> None:

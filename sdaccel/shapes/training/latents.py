@@ -1,4 +1,4 @@
-"""The UNet's training set: scenes rendered and encoded once, with wordings and layouts."""
+"""The denoisers' training set: scenes rendered and encoded once, with wordings and layouts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
-from transformers import CLIPTokenizer
 
 from sdaccel.shapes.grammar import COLOURS
 from sdaccel.shapes.models import LATENT_SIZE
@@ -17,7 +16,6 @@ from sdaccel.shapes.renderer import Drawing, draw
 from sdaccel.shapes.training import parallel
 from sdaccel.shapes.training.autoencoder import to_tensor
 from sdaccel.shapes.training.data import layout, reword, sample_sized
-from sdaccel.shapes.training.text import token_ids
 
 WORDINGS = 4
 CHUNK = 32
@@ -41,9 +39,7 @@ def standardise(autoencoder: AutoencoderKL, pictures: Tensor) -> None:
     autoencoder.register_to_config(scaling_factor=1.0)
 
 
-def encode_dataset(
-    folder: Path, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int
-) -> None:
+def encode_dataset(folder: Path, autoencoder: AutoencoderKL, count: int, seed: int) -> None:
     """Write this process' share of `count` scenes, in files of about 2,000, skipping those done."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, 2000)[parallel.rank() :: parallel.world()]
@@ -51,37 +47,33 @@ def encode_dataset(
         path = folder / f"{start:07d}.npz"
         if not path.exists():
             indices = range(start, min(start + 2000, count))
-            shard = _encode(autoencoder, tokenizer, indices, seed)
+            shard = _encode(autoencoder, indices, seed)
             np.savez(path.with_suffix(".part.npz"), **shard)  # type: ignore[arg-type]
             path.with_suffix(".part.npz").replace(path)
 
 
-def load_dataset(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, np.ndarray]:
-    """All shards together: latents (N, 4, 16, 16) fp16, tokens (N, 4, 24), layouts, backgrounds."""
+def load_dataset(folder: Path) -> dict[str, np.ndarray]:
+    """All shards together: latents (N, 4, 16, 16) fp16, prompts (N, 4), layouts, backgrounds."""
     paths = sorted(path for path in folder.glob("*.npz") if ".part" not in path.name)
     if not paths:
         raise FileNotFoundError(f"no encoded scenes in {folder}; run the stage 'encode' first")
     shards = [np.load(path) for path in paths]
-    data = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0].files}
-    return {**data, "empty": token_ids(tokenizer, [""])[0].numpy()}
+    return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0].files}
 
 
-def _encode(
-    autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, indices: range, seed: int
-) -> dict[str, np.ndarray]:
+def _encode(autoencoder: AutoencoderKL, indices: range, seed: int) -> dict[str, np.ndarray]:
     drawings: list[Drawing] = []
-    prompts: list[str] = []
+    prompts: list[list[str]] = []
     backgrounds: list[int] = []
     for index in indices:
         rng = np.random.default_rng([seed, 7, index])
         scene = sample_sized(rng)
         drawings.append(draw(scene, seed * 1_000_003 + index))
-        prompts += [scene.prompt, *(reword(scene, rng).prompt for _ in range(WORDINGS - 1))]
+        prompts.append([scene.prompt, *(reword(scene, rng).prompt for _ in range(WORDINGS - 1))])
         backgrounds.append(COLOURS.index(scene.background))
-    tokens = token_ids(tokenizer, prompts).numpy().astype(np.uint16)
     return {
         "latents": _latents(autoencoder, [drawing.pixels for drawing in drawings]),
-        "tokens": tokens.reshape(len(indices), WORDINGS, -1),
+        "prompts": np.array(prompts),
         "layouts": np.stack([layout(drawing.placed, LATENT_SIZE) for drawing in drawings]),
         "backgrounds": np.array(backgrounds, np.uint8),
     }

@@ -1,45 +1,33 @@
-"""The stages that make the embedded UNet pipeline, in order, and the files they leave.
+"""The stages that models share, and the files that they leave in the output folder.
 
-text          text.pt                  the text encoder, from prompts alone
-autoencoder   autoencoder.pt           encoder and decoder
-encode        vae/, latents/           standardised latents of many scenes
-unet          unet.pt                  the denoiser
-decoder       decoder.pt               the decoder again, on slightly wrong latents
-export        pipeline/                averages of all of them in fp16, an embedded model's folder
-pack          packed/                  what another machine needs to train on
+adopt    text.pt, vae/, ...   trained parts of an exported pipeline, to start from
+encode   vae/, latents/       standardised latents of many scenes, with prompts and layouts
+export   pipeline/            averages in fp16, an embedded model's folder
+pack     packed/              what another machine needs to train on
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import nn
 
-from sdaccel.shapes.fidelity import (
-    GUIDANCE_SCALE,
-    Fidelity,
-    held_out_prompts,
-    prompt_fidelity,
-)
-from sdaccel.shapes.models import (
-    build_autoencoder,
-    build_pipeline,
-    build_text_encoder,
-    build_unet,
-)
-from sdaccel.shapes.tokens import build_tokenizer
+from sdaccel.shapes import weights
+from sdaccel.shapes.fidelity import Fidelity, held_out_prompts, prompt_fidelity
+from sdaccel.shapes.models import build_autoencoder
 from sdaccel.shapes.training import parallel
 from sdaccel.shapes.training.autoencoder import to_tensor
+from sdaccel.shapes.training.card import fill_in
 from sdaccel.shapes.training.data import render_pictures
-from sdaccel.shapes.training.denoiser import train_unet
+from sdaccel.shapes.training.denoiser import Task, train_denoiser
 from sdaccel.shapes.training.latents import encode_dataset, load_dataset, standardise
-from sdaccel.shapes.training.loop import Recipe
-from sdaccel.shapes.weights import seal
+from sdaccel.shapes.training.stage import Job
 
 
 def trained(folder: Path, stage: str, key: str, module: nn.Module) -> Any:
@@ -55,8 +43,33 @@ def trained(folder: Path, stage: str, key: str, module: nn.Module) -> Any:
     return module.requires_grad_(False).eval()
 
 
-def encode(folder: Path, count: int, seed: int, device: str) -> None:
-    """Standardise the trained autoencoder's latents and encode the UNet's training set."""
+def started_from(job: Job) -> Path:
+    """The pipeline to take trained parts from: `start`, or the embedded UNet pipeline."""
+    return job.start or Path(weights.__file__).parent / "unet"
+
+
+def adopt(folder: Path, stage: str, key: str, module: nn.Module) -> None:
+    """Leave a trained module as its stage's checkpoint; training goes on from there, warming up.
+
+    A checkpoint that is there already stays.
+    """
+    path = folder / f"{stage}.pt"
+    if path.exists():
+        return
+    weights = {f"{key}.{name}": value.float() for name, value in module.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"modules": weights, "average": weights, "step": 0, "seconds": 0.0}, path)
+
+
+def adopt_autoencoder(folder: Path, start: Path) -> None:
+    """Take the autoencoder of an exported pipeline, whose latents are standardised."""
+    if not (folder / "vae").exists():
+        AutoencoderKL.from_pretrained(start / "vae").float().save_pretrained(folder / "vae")
+
+
+def encode(job: Job) -> None:
+    """Standardise the autoencoder's latents, unless adopted, and encode the training set."""
+    folder, device, seed = job.folder, job.recipe.device, job.recipe.seed
     if parallel.rank() == 0 and not (folder / "vae").exists():
         autoencoder = trained(folder, "autoencoder", "autoencoder", build_autoencoder())
         pictures = render_pictures(folder / "pictures.npy", 1000, seed)
@@ -64,34 +77,42 @@ def encode(folder: Path, count: int, seed: int, device: str) -> None:
         autoencoder.save_pretrained(folder / "vae")
     parallel.agree(True)
     autoencoder = AutoencoderKL.from_pretrained(folder / "vae").to(device).eval()
-    encode_dataset(folder / "latents", autoencoder, build_tokenizer(), count, seed)
+    encode_dataset(folder / "latents", autoencoder, job.scenes, seed)
 
 
-def unet(folder: Path, recipe: Recipe, evaluate_minutes: float, evaluate_count: int) -> None:
-    """Train the UNet, measuring the averaged one's fidelity on the way."""
-    tokenizer = build_tokenizer()
-    text_encoder = trained(folder, "text", "text", build_text_encoder(tokenizer))
+def autoencoder_of(folder: Path) -> Any:
+    """The folder's autoencoder, with the refined decoder where there is one."""
     autoencoder = AutoencoderKL.from_pretrained(folder / "vae").eval()
-    text_encoder, autoencoder = text_encoder.to(recipe.device), autoencoder.to(recipe.device)
+    if (folder / "decoder.pt").exists():
+        autoencoder = trained(folder, "decoder", "autoencoder", autoencoder)
+    return autoencoder
 
-    @torch.no_grad()
-    def encode_text(tokens: Tensor) -> Tensor:
-        hidden_states: Tensor = text_encoder(tokens).last_hidden_state
-        return hidden_states
+
+def train(
+    job: Job,
+    task: Task,
+    pipeline: Callable[[nn.Module], Any],
+    defaults: Mapping[str, Any],
+) -> None:
+    """Train a denoiser; on the way the averaged one draws with the pipeline that is made of it."""
 
     def evaluate(averaged: nn.Module) -> dict[str, Any]:
-        pipe = build_pipeline(autoencoder, text_encoder, tokenizer, averaged)
-        return shared_fidelity(pipe, evaluate_count)
+        return shared_fidelity(pipeline(averaged), job.evaluate_count, defaults)
 
-    data = load_dataset(folder / "latents", tokenizer)
-    train_unet(folder, recipe, data, encode_text, evaluate, evaluate_minutes)
+    data = load_dataset(job.folder / "latents")
+    train_denoiser(job.folder, job.recipe, task, data, evaluate, job.evaluate_minutes)
 
 
-def shared_fidelity(pipe: Any, count: int) -> dict[str, Any]:
-    """Fidelity on `count` held-out prompts, each process drawing its share of them."""
+def shared_fidelity(pipe: Any, count: int, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Fidelity on `count` held-out prompts, each process drawing its share of them.
+
+    `defaults` are the keywords that the pipeline is called with.
+    """
     rank, world = parallel.rank(), parallel.world()
     prompts = held_out_prompts(count)[rank::world]
-    found = prompt_fidelity(pipe, prompts, seed=1000 * rank, batch_size=20, progress=False)
+    found = prompt_fidelity(
+        pipe, prompts, seed=1000 * rank, batch_size=20, progress=False, **defaults
+    )
     shares = {"passed": found.passed, **found.parts}
     numbers = torch.tensor([float(value) for value in shares.values()])
     parallel.average([numbers])
@@ -100,43 +121,38 @@ def shared_fidelity(pipe: Any, count: int) -> dict[str, Any]:
     return {"fidelity": whole.share, "low": whole.low, "high": whole.high, "wrong": whole.parts}
 
 
-def pack(folder: Path, target: Path) -> None:
-    """Write what another machine needs to train on, without the optimizer: about 50 MB.
+def pack(job: Job, stages: Sequence[str]) -> None:
+    """Write what another machine needs to train on, without the optimizers.
 
     Training there starts with the stage `encode`, and warms up again.
     """
-    (target / "vae").mkdir(parents=True, exist_ok=True)
-    for name in ("text", "unet"):
-        state = torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True)
-        del state["optimizer"]
+    target = job.target or job.folder / "packed"
+    shutil.copytree(job.folder / "vae", target / "vae", dirs_exist_ok=True)
+    for name in stages:
+        state = torch.load(job.folder / f"{name}.pt", map_location="cpu", weights_only=True)
+        state.pop("optimizers", None)
         state["average"] = {key: value.half() for key, value in state["average"].items()}
         torch.save(state, target / f"{name}.pt")
-        shutil.copy(folder / f"{name}.jsonl", target)
-    for path in (folder / "vae").iterdir():
-        shutil.copy(path, target / "vae")
+        if (job.folder / f"{name}.jsonl").exists():
+            shutil.copy(job.folder / f"{name}.jsonl", target)
 
 
-def export(folder: Path, target: Path) -> None:
-    """Write the averaged pipeline as fp16 safetensors, replacing `target` in one move."""
-    tokenizer = build_tokenizer()
-    autoencoder = AutoencoderKL.from_pretrained(folder / "vae")
-    if (folder / "decoder.pt").exists():
-        autoencoder = trained(folder, "decoder", "autoencoder", autoencoder)
-    pipe = build_pipeline(
-        autoencoder,
-        trained(folder, "text", "text", build_text_encoder(tokenizer)),
-        tokenizer,
-        trained(folder, "unet", "unet", build_unet()),
-    )
+def export(job: Job, pipe: Any, defaults: Mapping[str, Any]) -> None:
+    """Write a pipeline as an embedded model's folder of fp16 safetensors, replacing the target.
+
+    Markdown files of the target stay; their table of the training is filled in from the curves.
+    """
+    target = job.target or job.folder / "pipeline"
     new, old = target.with_name(target.name + ".new"), target.with_name(target.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
-    for module in (pipe.vae, pipe.text_encoder, pipe.unet):
-        nn.Module.to(module, torch.float16)
+    for module in pipe.components.values():
+        if isinstance(module, nn.Module):
+            nn.Module.to(module, torch.float16)
     pipe.save_pretrained(new, safe_serialization=True)
-    seal(new, {"num_inference_steps": 25, "guidance_scale": GUIDANCE_SCALE})
+    weights.seal(new, defaults)
     if target.exists():
-        for kept in target.glob("*.md"):
-            shutil.copy(kept, new)
+        for card in target.glob("*.md"):
+            (new / card.name).write_text(fill_in(card.read_text(), job.folder))
         os.replace(target, old)
     os.replace(new, target)
     shutil.rmtree(old, ignore_errors=True)

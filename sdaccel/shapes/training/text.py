@@ -1,23 +1,23 @@
-"""Trains the text encoder on text alone, to say what stands where.
+"""Trains the text encoders on text alone, to say what stands where.
 
 The encoder's hidden states must answer six learned questions (what is at the top, bottom, left,
 right, centre; which background) through one cross-attention and one linear layer: just what a
-UNet does with them later. The questions are thrown away.
+denoiser does with them later. The questions are thrown away.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTokenizer
 
 from sdaccel.shapes.grammar import COLOURS, SHAPES, SIZES, Scene, is_held_out
-from sdaccel.shapes.models import TEXT_WIDTH, build_text_encoder
-from sdaccel.shapes.tokens import build_tokenizer
+from sdaccel.shapes.models import TEXT_WIDTH
 from sdaccel.shapes.training.loop import Loop, Recipe
 
 PLACES = ("top", "bottom", "left", "right", "centre")
@@ -61,7 +61,7 @@ def answers(scene: Scene) -> np.ndarray:
     return classes
 
 
-def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
     """Padded token ids, (B, 24)."""
     ids: Tensor = tokenizer(
         prompts, padding="max_length", truncation=True, return_tensors="pt"
@@ -69,11 +69,17 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
     return ids
 
 
-def train_text(folder: Path, recipe: Recipe) -> None:
-    """Train the text encoder on prompts of the training side."""
+def train_text(
+    folder: Path,
+    recipe: Recipe,
+    stage: str,
+    build_tokenizer: Callable[[], Any],
+    build_encoder: Callable[[Any], nn.Module],
+) -> None:
+    """Train a text encoder on prompts of the training side."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
-    modules = nn.ModuleDict({"text": build_text_encoder(tokenizer), "questions": Questions()})
+    modules = nn.ModuleDict({"text": build_encoder(tokenizer), "questions": Questions()})
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
         device = generator.device
@@ -95,7 +101,7 @@ def train_text(folder: Path, recipe: Recipe) -> None:
             "right": torch.stack(right).all(0).all(-1).float().mean(),
         }
 
-    Loop("text", modules, recipe, folder).run(losses)
+    Loop(stage, modules, recipe, folder).run(losses)
 
 
 def _training_scenes(rng: np.random.Generator, count: int) -> list[Scene]:
