@@ -21,7 +21,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What `sdaccel fidelity` takes."""
     models.add_options(parser, plan=None)
     parser.add_argument("-n", "--count", type=int, default=500, metavar="N", help="prompts (500)")
-    parser.add_argument("--steps", type=int, default=25, metavar="N", help="denoising steps (25)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="denoising steps (those the model is made for, else 25)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
 
 
@@ -29,7 +34,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Draw the held-out prompts with stock, then from the same noise with the plan, if any."""
     if options.count < 1:
         raise InputError(f"count must be a whole number of at least 1, not {options.count}.")
-    Request("a prompt of the scene grammar", steps=options.steps, seed=options.seed)
+    defaults = models.call_defaults(options.model)
+    prompt = "a prompt of the scene grammar"
+    request = Request(prompt, steps=options.steps, seed=options.seed, defaults=defaults)
+    options.steps = request.step_count
     plan = Plan.of(options.plan)
     with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model, options.dtype)
@@ -50,7 +58,10 @@ def _measure(
 ) -> dict[str, Any]:
     from ..shapes.fidelity import prompt_fidelity
 
-    measured = prompt_fidelity(pipe, count=options.count, steps=options.steps, seed=options.seed)
+    settings = models.call_defaults(options.model)
+    measured = prompt_fidelity(
+        pipe, count=options.count, steps=options.steps, seed=options.seed, **settings
+    )
     terminal.say(f"{name}: {measured}")
     return _plain(measured)
 
