@@ -85,8 +85,10 @@ _COG_5B: Mapping[str, Any] = {
 }
 _FEW = {"num_layers": 2}
 _SINGLES = {"num_layers": 1, "num_single_layers": 2}
-_SMALL = {"height": 64, "width": 64}
-_CLIP = {"height": 30, "width": 52, "frames": 5}
+_SMALL = {"height": 48, "width": 48}
+_SMALLER = {"height": 32, "width": 32, "tokens": 128}
+"""For models whose few blocks are wide."""
+_CLIP = {"height": 30, "width": 52, "frames": 3}
 
 _T5_AND_CLIP = {"text": 4096, "pooled": 768, "channels": 16}
 DENOISERS: Mapping[str, Denoiser] = {
@@ -96,7 +98,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         _SDXL,
         Size(128, 128, 1, 77, text=2048, pooled=1280),
         {"transformer_layers_per_block": (1, 1, 2), "layers_per_block": 1},
-        {"height": 48, "width": 48},
+        _SMALL,
         steps=30,
     ),
     "sd3-medium": Denoiser(
@@ -114,7 +116,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         _SD35_LARGE,
         Size(128, 128, 1, 333, text=4096, pooled=2048, channels=16),
         _FEW,
-        _SMALL,
+        _SMALLER,
         steps=28,
     ),
     "flux-dev": Denoiser(
@@ -123,7 +125,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"guidance_embeds": True},
         Size(128, 128, 1, 512, 1, **_T5_AND_CLIP),
         _SINGLES,
-        _SMALL,
+        _SMALLER,
         steps=28,
     ),
     "flux-schnell": Denoiser(
@@ -132,7 +134,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(128, 128, 1, 256, 1, **_T5_AND_CLIP),
         _SINGLES,
-        _SMALL,
+        _SMALLER,
         steps=4,
         absent=("guidance",),
     ),
@@ -160,7 +162,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(166, 166, 1, 128, 1, text=3584, channels=16),
         _FEW,
-        _SMALL,
+        _SMALLER,
         steps=50,
     ),
     "z-image": Denoiser(
@@ -169,7 +171,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(128, 128, 1, 128, text=2560, channels=16),
         {"n_layers": 2, "n_refiner_layers": 1},
-        {"height": 48, "width": 48},
+        _SMALLER,
         steps=50,
     ),
     "cogvideox-2b": Denoiser(

@@ -86,4 +86,4 @@ def test_a_workload_says_how_it_was_scaled_down() -> None:
         workload.settings["input"]["height"]
         < workloads.workload("flux-dev").settings["input"]["height"]
     )
-    assert Size(**workload.settings["input"]).tokens == 512
+    assert Size(**workload.settings["input"]).tokens == 128
