@@ -80,7 +80,7 @@ def _plan(pipe: Any, workload: Workload, plan: sdaccel.Plan) -> Iterator[Opened]
 
     def states() -> dict[str, str]:
         records = {record.name: record for record in sdaccel.report(pipe).passes}
-        found = {name: _state(record) for name, record in records.items()}
+        found = {name: state_of(record) for name, record in records.items()}
         return {"allocator": "applied", **found} if around else found
 
     applied = {name for name, state in states().items() if state.startswith("applied")}
@@ -97,7 +97,7 @@ def _plan(pipe: Any, workload: Workload, plan: sdaccel.Plan) -> Iterator[Opened]
 _EFFECTS = ("exact", "lower precision", "approximate")
 
 
-def _state(record: Any) -> str:
+def state_of(record: Any) -> str:
     """ "applied", "applied, not run" while its code never ran, else why not."""
     if record.applied:
         return "applied" if record.ran else "applied, not run"

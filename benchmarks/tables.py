@@ -45,13 +45,14 @@ def caption(results: Results) -> str:
     machine, versions = results.machine, results.versions
     rows = results.rows
     quick = " (quick: a scaled-down version)" if any(row.quick for row in rows) else ""
-    unit = rows[0].unit if rows else "call"
+    timed = [row for row in rows if row.seconds]
+    unit = f", seconds per {timed[0].unit}" if timed else ""
     settings = (
         ", ".join(f"{key} {value}" for key, value in rows[0].settings.items()) if rows else ""
     )
     peaks = machine["matmul_ceiling"] / 1e12, machine["copy_ceiling"] / 1e9
     lines = [
-        f"{results.workload}{quick}, seconds per {unit}; {settings}".rstrip("; "),
+        f"{results.workload}{quick}{unit}; {settings}".rstrip("; "),
         f"{machine['name']}, {machine['cores']} cores, {machine['threads']} threads: "
         f"float32 matmul {peaks[0]:.2f} TFLOP/s, copy {peaks[1]:.1f} GB/s",
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}; "

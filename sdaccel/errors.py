@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class SdaccelError(Exception):
     """Anything that sdaccel itself refuses or fails to do."""
@@ -29,6 +32,18 @@ class InputError(SdaccelError):
 
 class ArgumentError(SdaccelError, ValueError):
     """A kernel was given a tensor or an option that it cannot take."""
+
+
+class MetricError(SdaccelError, ValueError):
+    """A measure of quality can't be taken: of these pictures, or without what is not installed."""
+
+
+class GateError(SdaccelError):
+    """A plan's pictures did not pass their quality gate; `result` is what was found."""
+
+    def __init__(self, sentence: str, result: Mapping[str, Any]) -> None:
+        super().__init__(sentence)
+        self.result = result
 
 
 class SdaccelWarning(UserWarning):

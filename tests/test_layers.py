@@ -33,7 +33,10 @@ LAYERS = (
 LEVELS = {part: level for level, layer in enumerate(reversed(LAYERS)) for part in layer}
 SHAPES_USERS = ("cli", "benchmarks", "pipelines", "planning")
 HOSTS = ("diffusers", "transformers")
-HOST_USERS = ("target", "passes", "schedulers", "export", "pipelines", "shapes", "benchmarks")
+HOST_USERS = (
+    *("target", "passes", "schedulers", "export", "pipelines", "shapes", "benchmarks"),
+    "quality",  # for CLIP, which is transformers'
+)
 HEAVY = (*HOSTS, "torch", "triton", "accelerate", "safetensors", "PIL", "numpy", "rich", "imageio")
 FORBIDDEN_NAMES = ("utils", "common", "misc")
 MOST_LINES = 400

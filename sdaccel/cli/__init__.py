@@ -1,4 +1,4 @@
-"""The command line: `sdaccel generate`, `doctor`, `report` and `fidelity`."""
+"""The command line: `sdaccel generate`, `doctor`, `report`, `fidelity` and `compare`."""
 
 from __future__ import annotations
 

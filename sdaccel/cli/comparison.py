@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import quality
 from ..accelerate import accelerate
 from ..accelerate import report as report_on
-from ..errors import InputError
+from ..errors import InputError, MetricError
 from ..report import Report
 from .drawing import draw, warm_up
 
@@ -50,7 +50,7 @@ class Comparison:
         return max(1, math.ceil(self.set_up_seconds / saved)) if saved > 0 else None
 
     def qualities(self) -> list[tuple[float, float | None]]:
-        """PSNR in dB and SSIM of each pair; no SSIM below 11 pixels a side."""
+        """PSNR in dB and SSIM of each pair; no SSIM below 11 pixels or without torchmetrics."""
         return [_quality(*pair) for pair in zip(self.stock, self.accelerated, strict=True)]
 
     def rows(self) -> list[Row[Any]]:
@@ -175,9 +175,10 @@ def _quality(stock: Drawing, accelerated: Drawing) -> tuple[float, float | None]
     pairs = list(zip(_frames(stock), _frames(accelerated), strict=True))
     error = float(numpy.mean([10 ** (-quality.psnr(*pair) / 10) for pair in pairs]))
     psnr = -10 * math.log10(error) if error else math.inf
-    if min(pairs[0][0].shape[:2]) < quality.WINDOW:
+    try:
+        return psnr, float(numpy.mean([quality.ssim(*pair) for pair in pairs]))
+    except MetricError:
         return psnr, None
-    return psnr, float(numpy.mean([quality.ssim(*pair) for pair in pairs]))
 
 
 def _frames(drawing: Drawing) -> list[Any]:

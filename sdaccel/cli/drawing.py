@@ -33,7 +33,9 @@ _SOUNDS = ("audio", "sound")
 def draw(pipe: Any, request: Request, name: str | None) -> tuple[list[Drawing], float]:
     """The drawings and the seconds they took; diffusers' progress bar goes under `name`."""
     output, seconds = call(pipe, request.arguments(pipe), name)
-    return _clips(output) if frames_argument(pipe) else list(output.images), seconds
+    if not frames_argument(pipe):
+        return list(output.images), seconds
+    return [as_pictures(clip) for clip in clips_of(output)], seconds
 
 
 def call(pipe: Any, arguments: dict[str, Any], name: str | None) -> tuple[Any, float]:
@@ -61,14 +63,17 @@ def warm_up(pipe: Any, request: Request) -> float:
     return draw(pipe, brief, None)[1]
 
 
-def _clips(output: Any) -> list[Drawing]:
-    """Each clip as pictures, from a batch of clips or one clip alone, of pictures or arrays."""
+def clips_of(output: Any) -> list[Any]:
+    """The clips in what a pipeline returned, each a list of pictures or an array (T, H, W, C).
+
+    It may be a batch of clips or one clip alone. A warning tells of sound.
+    """
     frames = next(getattr(output, name) for name in _CLIPS if hasattr(output, name))
     if any(getattr(output, name, None) is not None for name in _SOUNDS):
         warnings.warn("The clip's sound is not written.", SdaccelWarning, stacklevel=2)
     first = frames[0]
     alone = hasattr(first, "convert") or getattr(first, "ndim", 4) == 3
-    return [as_pictures(clip) for clip in ([frames] if alone else frames)]
+    return [frames] if alone else list(frames)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ..errors import InputError, ModelNotFoundError, PassError, PlanError, TargetError
+from ..errors import GateError, InputError, ModelNotFoundError, PassError, PlanError, TargetError
 
-OK, UNEXPECTED, BAD_INPUT, NO_MODEL, NOT_ACCELERATED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, UNEXPECTED, BAD_INPUT, NO_MODEL, NOT_ACCELERATED, GATE_FAILED, INTERRUPTED = (
+    *range(6),
+    130,
+)
 
 TABLE = """exit codes:
   0    done
@@ -12,6 +15,7 @@ TABLE = """exit codes:
   2    bad input: an option, a prompt, a size, a plan or a path
   3    no model under that name
   4    the pipeline can't be accelerated, or a pass failed, or one refused under --strict
+  5    the plan's pictures did not pass the quality gate (sdaccel compare)
   130  interrupted"""
 
 
@@ -25,4 +29,6 @@ def code_of(error: BaseException) -> int:
         return NO_MODEL
     if isinstance(error, (PassError, TargetError)):
         return NOT_ACCELERATED
+    if isinstance(error, GateError):
+        return GATE_FAILED
     return UNEXPECTED

@@ -12,18 +12,23 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_options(parser: argparse.ArgumentParser, plan: str | None) -> None:
-    """`--model`, and `--plan` with `--strict`; a `plan` of None means that none is applied."""
-    parser.add_argument(
-        "--model",
-        default=DEFAULT,
-        metavar="M",
-        help="shapes-unet (embedded, the default), a hub id, a folder or a .safetensors file",
-    )
+    """Those of `add_model_options`, and `--plan`; a `plan` of None means that none is applied."""
+    add_model_options(parser)
     parser.add_argument(
         "--plan",
         default=plan,
         metavar="P",
         help=f"none, eager, lossless, fast, lossless+precision, a .json file ({plan or 'none'})",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--dtype`, and `--strict`."""
+    parser.add_argument(
+        "--model",
+        default=DEFAULT,
+        metavar="M",
+        help="shapes-unet (embedded, the default), a hub id, a folder or a .safetensors file",
     )
     parser.add_argument(
         "--dtype",
@@ -48,9 +53,14 @@ def load(model: str, dtype: str | None = None) -> Any:
     return pipe.to("cuda") if torch.cuda.is_available() else pipe
 
 
+def is_embedded(model: str) -> bool:
+    """Whether the name is that of a model in the package."""
+    return model.startswith(_EMBEDDED) and not Path(model).exists()
+
+
 def call_defaults(model: str) -> dict[str, Any]:
     """The keywords that an embedded model is meant to be called with; none for other models."""
-    if not model.startswith(_EMBEDDED) or Path(model).exists():
+    if not is_embedded(model):
         return {}
     from .. import shapes
 

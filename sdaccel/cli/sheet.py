@@ -64,8 +64,13 @@ def difference(first: Image, second: Image) -> tuple[Image, int]:
 
     a, b = (numpy.asarray(each.convert("RGB"), dtype=numpy.int16) for each in (first, second))
     distance = numpy.abs(a - b)
-    gain = max((each for each in _GAINS if int(distance.max()) * each <= 255), default=1)
+    gain = gain_for(int(distance.max()))
     return Image.fromarray((distance * gain).astype(numpy.uint8)), gain
+
+
+def gain_for(largest: int) -> int:
+    """The largest of a few round numbers that keeps a difference of so many levels below 256."""
+    return max((each for each in _GAINS if largest * each <= 255), default=1)
 
 
 def _strip(row: Row[Image], panel: tuple[int, int]) -> Image:

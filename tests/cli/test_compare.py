@@ -1,104 +1,207 @@
-"""--compare draws both from the same noise and shows them side by side."""
+"""sdaccel compare: a table, a sheet, a row, and an exit code that means something."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
-import tiny
+import tiny_video
 from PIL import Image
 
-from sdaccel.cli.comparison import Comparison
-from sdaccel.cli.sheet import Row, compose, difference
-from sdaccel.report import Report
+import sdaccel
+from sdaccel import shapes
+from sdaccel.cli import exits, models
+from sdaccel.quality.metrics import Drawing
 
-_MARGIN = 16
-
-
-def _picture(seed: int, size: tuple[int, int] = (320, 320)) -> Image.Image:
-    values = numpy.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3))
-    return Image.fromarray(values.astype(numpy.uint8))
+BRIEF = ("-n", "2", "--steps", "4")
 
 
-def _panel(sheet: Image.Image, index: int, side: int = 320) -> numpy.ndarray:
-    """A panel of the first row, found from below: the captions are two lines of fixed height."""
-    left = _MARGIN + index * (side + _MARGIN)
-    top = next(y for y in range(_MARGIN + 40, sheet.height) if _is_filled(sheet, left, y, side))
-    return numpy.asarray(sheet.crop((left, top, left + side, top + side)))
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return models.load("shapes-unet")
 
 
-def _is_filled(sheet: Image.Image, left: int, y: int, side: int) -> bool:
-    line = numpy.asarray(sheet.crop((left, y, left + side, y + 1)))
-    return bool((line != 255).any(axis=-1).mean() > 0.8)
+@pytest.fixture
+def loaded(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The embedded model, loaded once for all tests of this file."""
+    monkeypatch.setattr("sdaccel.cli.models.load", lambda *_: pipe)
+    return pipe
 
 
-def test_the_panels_are_the_pictures_and_their_difference() -> None:
-    a = _picture(0)
-    b = Image.fromarray(numpy.clip(numpy.asarray(a).astype(int) + 2, 0, 255).astype(numpy.uint8))
-    sheet = compose([Row((a, b), ("stock", "plan"), "PSNR")], '"a cat"')
-    assert (_panel(sheet, 0) == numpy.asarray(a)).all()
-    assert (_panel(sheet, 1) == numpy.asarray(b)).all()
-    expected = numpy.abs(numpy.asarray(a).astype(int) - numpy.asarray(b)) * 100
-    assert (_panel(sheet, 2) == expected).all()
-
-
-def test_small_pictures_are_enlarged_pixel_by_pixel_and_rows_stacked() -> None:
-    a, b = _picture(0, (16, 16)), _picture(1, (16, 16))
-    row = Row((a, b), ("stock", "plan"), "PSNR")
-    sheet = compose([row, row], "a heading " * 40)
-    assert (_panel(sheet, 1) == numpy.asarray(b).repeat(20, 0).repeat(20, 1)).all()
-    assert sheet.width == 3 * 320 + 4 * _MARGIN
-    assert sheet.height > 2 * 320 + 3 * 40
-
-
-def test_a_difference_is_amplified_as_far_as_nothing_saturates() -> None:
-    grey = Image.new("RGB", (16, 16), (100, 100, 100))
-    for step, gain in ((0, 100), (1, 100), (3, 50), (20, 10), (155, 1)):
-        other = Image.new("RGB", (16, 16), (100 + step,) * 3)
-        image, amplified = difference(grey, other)
-        assert amplified == gain
-        assert image.getpixel((0, 0)) == (step * gain,) * 3
-
-
-def _comparison(stock: float, fast: float, set_up: float) -> Comparison:
-    picture = _picture(0, (16, 16))
-    report = Report("Pipe", "eager", "cpu", [], Report.no_calls(), 0)
-    return Comparison("eager", [picture], [picture], [stock] * 3, [9.0, fast, 0.1], set_up, report)
-
-
-def test_speed_up_is_of_medians_and_the_set_up_is_told_apart() -> None:
-    comparison = _comparison(stock=3.0, fast=1.0, set_up=7.0)
-    assert comparison.speed_up == pytest.approx(3.0)
-    assert comparison.break_even == 4
-    said = " ".join(comparison.sentences())
-    assert "took 7.0 s once, won back with drawing 4" in said
-    assert "identical" in said
-
-
-def test_a_plan_that_is_slower_never_wins_its_set_up_back() -> None:
-    comparison = _comparison(stock=1.0, fast=2.0, set_up=7.0)
-    assert comparison.break_even is None
-    assert "not won back" in " ".join(comparison.sentences())
-
-
-def test_identical_pictures_have_no_psnr_in_json() -> None:
-    (found,) = _comparison(1.0, 1.0, 0.0).to_dict()["quality"]
-    assert found == {"identical": True, "psnr": None, "ssim": pytest.approx(1.0)}
-
-
-def test_compare_draws_both_and_measures_them(run: Any, model: str, tmp_path: Path) -> None:
-    words = ("generate", "a cat", "--model", model, "--plan", "eager", "--steps", "2")
-    outcome = run(*words, "--compare", "--rounds", "2", "--json")
-    assert outcome.code == 0
+def test_an_exact_plan_passes_and_everything_is_written(
+    run: Any, loaded: Any, tmp_path: Path
+) -> None:
+    classes = {name: type(part) for name, part in loaded.components.items()}
+    outcome = run("compare", "stock", "eager", *BRIEF, "--rows", "results", "--json")
+    assert outcome.code == exits.OK
     found = outcome.json
-    assert found["pictures"] == [str(tmp_path / "sdaccel-compare.png")]
-    assert len(found["stock_seconds"]) == len(found["accelerated_seconds"]) == 2
-    assert found["quality"][0]["identical"] or found["quality"][0]["psnr"] > 45
-    assert found["report"]["calls"]["unet"] == 2 * 3
-    shown = _panel(Image.open(found["pictures"][0]), 0)[10::20, 10::20]
-    assert abs(shown / 255 - tiny.draw(tiny.stable_diffusion())[0]).max() < 1 / 255
-    again = run(*words, "--compare", "--rounds", "1", "-o", "both.png")
-    assert str(tmp_path / "both.png") in again.out
-    assert "as fast" in again.out
+    assert found["plans"] == ["stock", "eager"]
+    assert found["gate"]["passed"]
+    assert found["measured"]["PSNR"]["mean"] is None or found["measured"]["PSNR"]["worst"] > 60
+    assert found["measured"]["latent distance"]["worst"] < 1e-4
+    fidelity = found["measured"]["prompt fidelity"]
+    assert fidelity["mean"] == 0
+    assert fidelity["worst_prompt"] == shapes.held_out_prompts(2)[fidelity["worst_at"]]
+    assert "torchvision" in found["skipped"]["LPIPS"]
+    with Image.open(found["sheet"]) as sheet:
+        assert sheet.width > 2 * 192
+    assert found["sheet"] == str(tmp_path / "sdaccel-sheet.png")
+    (row,) = json.loads(Path(found["row"]).read_text())["rows"]
+    assert (row["rung"], row["against"], row["status"]) == ("eager", "stock", "ok")
+    assert row["measured"] == found["measured"]
+    assert row["settings"] == {
+        "model": "shapes-unet",
+        "prompts": "held-out",
+        "count": 2,
+        "steps": 4,
+        "seed": 0,
+    }
+    assert not sdaccel.report(loaded).accelerated
+    assert {name: type(part) for name, part in loaded.components.items()} == classes
+
+
+def test_a_row_is_read_and_shown_like_any_other(run: Any, loaded: Any) -> None:
+    from sdaccel.benchmarks.rows import Results
+    from sdaccel.benchmarks.tables import markdown
+
+    found = run("compare", "stock", "eager", *BRIEF, "--rows", "results", "--json").json
+    results = Results.read(Path(found["row"]))
+    assert results.workload == "compare-shapes-unet-eager"
+    assert "fidelity" in markdown(results)
+
+
+def test_the_table_names_every_metric_its_worst_prompt_and_the_verdict(
+    run: Any, loaded: Any
+) -> None:
+    outcome = run("compare", "stock", "eager", "-n", "1", "--steps", "4")
+    assert outcome.code == exits.OK
+    for word in ("PSNR", "SSIM", "latent", "fidelity", "95% interval", "gate 'exact'"):
+        assert word in outcome.out
+    (prompt,) = shapes.held_out_prompts(1)
+    assert re.search(rf"#1 \(worst .*prompt fidelity\): {prompt}", outcome.out)
+
+
+def test_evaluation_has_prompts_and_noise_that_nothing_else_draws(
+    run: Any, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("compare", "stock", "none", "-n", "1", "--steps", "2", "--json")
+    found, usual = run(*words, "--evaluation").json, run(*words).json
+    (prompt,) = shapes.evaluation_prompts(1)
+    assert found["measured"]["SSIM"]["worst_prompt"] == prompt
+    assert found["prompts"] == "evaluation"
+    assert found["seed"] - usual["seed"] >= 1_000_000
+    assert run(*words, "--evaluation", "--seed", "3").json["seed"] == 3
+
+
+def _spoil(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Have every plan but stock draw pictures full of one value."""
+    from sdaccel.cli.paired_drawing import Task
+
+    draw = Task.draw
+
+    def spoiled(self: Task, pipe: Any, name: str) -> list[Drawing]:
+        drawn = draw(self, pipe, name)
+        if name == "stock":
+            return drawn
+        return [Drawing(numpy.full_like(each.pixels, value), each.latents) for each in drawn]
+
+    monkeypatch.setattr(Task, "draw", spoiled)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(0.0, "is black all over"), (numpy.nan, "has NaN or Inf")]
+)
+def test_a_failed_gate_has_an_exit_code_of_its_own_and_all_is_still_told(
+    value: float, says: str, run: Any, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch, value)
+    outcome = run("compare", "stock", "eager", *BRIEF, "--json")
+    assert outcome.code == exits.GATE_FAILED
+    found = outcome.json
+    assert found["error"]["type"] == "GateError"
+    assert len(found["faults"]) == 2
+    assert says in found["faults"][0]["reason"]
+    assert Path(found["sheet"]).is_file()
+    assert "eager fails the gate 'exact': " in outcome.complaint
+
+
+def test_a_failed_gate_is_marked_in_the_table(
+    run: Any, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch, 0.0)
+    outcome = run("compare", "stock", "eager", "-n", "1", "--steps", "2")
+    assert outcome.code == exits.GATE_FAILED
+    assert "FAILED: worst" in outcome.out
+    assert "eager FAILS the gate 'exact'" in outcome.out
+
+
+def test_a_plan_that_gave_itself_up_is_not_judged_by_what_it_drew_instead(
+    run: Any, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdaccel.cli import compare
+
+    def report(pipe: Any) -> Any:
+        found = sdaccel.report(pipe)
+        if found.accelerated:
+            found.plan = "none"
+            found.events.append(
+                "A generation ended in NaN or Inf: it runs again without precision."
+            )
+        return found
+
+    monkeypatch.setattr(compare, "report_on", report)
+    outcome = run("compare", "stock", "none+no_ops", *BRIEF, "--json")
+    assert outcome.code == exits.GATE_FAILED
+    assert any("without precision" in each for each in outcome.json["gate"]["reasons"])
+
+
+def test_clips_are_compared_in_time_too_and_shown_by_their_frames(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tiny_video.wan()
+    monkeypatch.setattr("sdaccel.cli.models.load", lambda *_: pipe)
+    (tmp_path / "prompts.txt").write_text("a cat runs\na dog sleeps\n")
+    size = ("--size", "32", "--num-frames", "5", "--steps", "2")
+    words = ("compare", "stock", "none+no_ops", "--model", "a/video", "--prompts", "prompts.txt")
+    found = run(*words, *size, "--json").json
+    assert found["count"] == 2
+    assert (found["size"], found["num_frames"]) == ([32, 32], 5)
+    for name in ("PSNR", "SSIM", "latent distance", "motion error", "motion kept", "added flicker"):
+        assert found["measured"][name]["count"] == 2
+    assert found["measured"]["motion error"]["worst"] < 1e-3
+    assert {"CLIP score", "ImageReward"}.issubset(found["skipped"])
+    with Image.open(found["sheet"]) as sheet:
+        assert sheet.width > 4 * 32 * 6
+    assert not sdaccel.report(pipe).accelerated
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("stock", "losless"), "no plan 'losless': did you mean 'lossless'"),
+        (("stok", "lossless"), "no plan 'stok'"),
+        (("stock", "eager", "-n", "0"), "at least 1, not 0"),
+        (("stock", "eager", "--steps", "0"), "steps must be a whole number of at least 1"),
+        (("stock", "eager", "--seed", "-1"), "seed must be a whole number of at least 0"),
+        (("stock", "eager", "--batch", "0"), "batch must be a whole number of at least 1"),
+        (("stock", "eager", "--prompts", "nowhere.txt"), "nowhere.txt can't be read"),
+        (("stock", "eager", "--prompts", "empty.txt"), "empty.txt has no prompt in it"),
+        (("stock", "eager", "-o", "no/such/sheet.png"), "doesn't exist: make it first"),
+        (("stock", "eager", "-o", "sheet.txt"), "names no picture"),
+        (("stock", "eager", "-o", "clip.mp4"), "A contact sheet is a picture"),
+        (("stock", "eager", "--rows", "empty.txt"), "No row can be written to 'empty.txt'"),
+        (("stock",), "required: PLAN_B"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_a_model_is_loaded(
+    words: tuple[str, ...], says: str, run: Any, no_loading: None, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    outcome = run("compare", *words)
+    assert outcome.code == exits.BAD_INPUT
+    assert says in outcome.complaint
+    assert not list(tmp_path.glob("*.png"))

@@ -37,10 +37,10 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
         main(["--help"])
     said = capsys.readouterr().out
     assert left.value.code == 0
-    for word in ("generate", "doctor", "report", "fidelity"):
+    for word in ("generate", "doctor", "report", "fidelity", "compare"):
         assert re.search(rf"^ +{word} ", said, re.MULTILINE)
     codes = {int(code) for code in re.findall(r"^  (\d+) +\w", said, re.MULTILINE)}
-    assert codes == {0, 1, 2, 3, 4, 130}
+    assert codes == {0, 1, 2, 3, 4, 5, 130}
 
 
 def test_a_hub_id_while_offline_is_one_sentence_and_no_traceback(
@@ -63,6 +63,7 @@ def test_a_hub_id_while_offline_is_one_sentence_and_no_traceback(
         (errors.ModelNotFoundError("x"), exits.NO_MODEL),
         (errors.TargetError("x"), exits.NOT_ACCELERATED),
         (errors.PassError("x"), exits.NOT_ACCELERATED),
+        (errors.GateError("x", {}), exits.GATE_FAILED),
         (errors.SdaccelError("x"), exits.UNEXPECTED),
         (KeyboardInterrupt(), exits.INTERRUPTED),
         (ZeroDivisionError("x"), exits.UNEXPECTED),
