@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import architectures
@@ -95,19 +96,19 @@ def _sd15_vae(quick: bool) -> Workload:
     )
 
 
-def _shapes_unet(quick: bool) -> Workload:
+def _shapes(name: str, denoiser: str, quick: bool) -> Workload:
     steps = 4 if quick else 25
     return Workload(
-        name="shapes-unet",
-        summary="the embedded UNet pipeline, prompt to picture",
+        name=f"shapes-{name}",
+        summary=f"the embedded pipeline around a {denoiser}, prompt to picture",
         unit="picture",
-        build=_load_shapes,
-        prepare=lambda pipe: shapes_picture(pipe, steps),
-        networks=("unet", "vae"),
+        build=lambda: _load_shapes(name),
+        prepare=lambda pipe: shapes_picture(pipe, name, steps),
+        networks=(denoiser, "vae"),
         quick=quick,
         forwards=steps,
         settings={"steps": steps, "prompt": _PROMPT},
-        fidelity=shapes_fidelity,
+        fidelity=lambda pipe, prompts: shapes_fidelity(pipe, name, prompts),
     )
 
 
@@ -131,7 +132,8 @@ def _tiny(quick: bool) -> Workload:
 _MAKERS: Mapping[str, Callable[[bool], Workload]] = {
     "sd15-unet": _sd15_unet,
     "sd15-vae": _sd15_vae,
-    "shapes-unet": _shapes_unet,
+    "shapes-unet": partial(_shapes, "unet", "unet"),
+    "shapes-dit": partial(_shapes, "dit", "transformer"),
     "tiny": _tiny,
 }
 DEFAULT = ("sd15-unet", "sd15-vae", "shapes-unet")
@@ -174,11 +176,12 @@ def vae_decode(pipe: Any, size: int) -> Call:
     return call
 
 
-def shapes_picture(pipe: Any, steps: int) -> Call:
-    """One picture of the embedded pipeline with its own guidance: (1, 3, H, W) in 0..1."""
-    from sdaccel.shapes.fidelity import GUIDANCE_SCALE
+def shapes_picture(pipe: Any, name: str, steps: int) -> Call:
+    """One picture of an embedded pipeline, called as it is made for: (1, 3, H, W) in 0..1."""
+    from sdaccel import shapes
 
-    return _picture(pipe, prompt=_PROMPT, num_inference_steps=steps, guidance_scale=GUIDANCE_SCALE)
+    settings = {**shapes.call_defaults(name), "num_inference_steps": steps}
+    return _picture(pipe, prompt=_PROMPT, **settings)
 
 
 def tiny_picture(pipe: Any, steps: int) -> Call:
@@ -194,11 +197,12 @@ def tiny_picture(pipe: Any, steps: int) -> Call:
     )
 
 
-def shapes_fidelity(pipe: Any, prompts: int) -> dict[str, float]:
+def shapes_fidelity(pipe: Any, name: str, prompts: int) -> dict[str, float]:
     """Prompt fidelity over the first held-out prompts: the share, its 95% interval, the number."""
     from sdaccel import shapes
 
-    found = shapes.prompt_fidelity(pipe, count=prompts, progress=False)
+    settings = shapes.call_defaults(name)
+    found = shapes.prompt_fidelity(pipe, count=prompts, progress=False, **settings)
     return {
         "fidelity": found.share,
         "fidelity_low": found.low,
@@ -207,10 +211,10 @@ def shapes_fidelity(pipe: Any, prompts: int) -> dict[str, float]:
     }
 
 
-def _load_shapes() -> Any:
+def _load_shapes(name: str) -> Any:
     from sdaccel import shapes
 
-    pipe = shapes.load("unet")
+    pipe = shapes.load(name)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

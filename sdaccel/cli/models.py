@@ -28,7 +28,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT,
         metavar="M",
-        help="shapes-unet (embedded, the default), a hub id, a folder or a .safetensors file",
+        help="shapes-unet (the default), shapes-dit, a hub id, a folder or a .safetensors file",
     )
     parser.add_argument(
         "--dtype",
