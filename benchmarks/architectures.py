@@ -75,7 +75,7 @@ def build(configuration: Configuration, seed: int = 0, gain: float = 1.0) -> tor
     from accelerate import init_empty_weights
 
     settings = {key: value for key, value in configuration.items() if key != "class"}
-    with init_empty_weights(include_buffers=False):
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
         model: torch.nn.Module = getattr(diffusers, configuration["class"])(**settings)
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
