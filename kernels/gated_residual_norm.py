@@ -1,7 +1,7 @@
 """A gated residual and the next norm: one read and one write of each stream.
 
     stream = residual + gate * x
-    y = norm(stream) * weight + bias, then * (1 + scale) + shift       as in `norm_modulate`
+    y = norm(stream) * weight + bias, then * (scale_offset + scale) + shift, as in `norm_modulate`
 
 Shapes: residual and x (B, ..., C); gate, scale and shift (C,), (B, C), or anything that broadcasts
 to x's shape; stream and y as x, contiguous. A gate of None adds x as it is. Arithmetic is fp32; the
@@ -70,6 +70,7 @@ def _gated_residual_norm_kernel(
     scale_token,
     shift_batch,
     shift_token,
+    scale_offset,
     eps,
     RMS: tl.constexpr,
     LARGEST: tl.constexpr,
@@ -91,7 +92,7 @@ def _gated_residual_norm_kernel(
     y = affine(y, weight_ptr, bias_ptr, channel, channels)
     if scale_ptr is not None:
         scale = load_rows(scale_ptr, batch, token, scale_batch, scale_token, channel, inside)
-        y = y * (1.0 + scale)
+        y = y * (scale_offset + scale)
     if shift_ptr is not None:
         y = y + load_rows(shift_ptr, batch, token, shift_batch, shift_token, channel, inside)
     store_rows(y_ptr, row_scale_ptr, y, row, rows, channel, channels, inside, LARGEST)
@@ -107,6 +108,7 @@ def _run(
     bias: torch.Tensor | None,
     kind: str,
     eps: float,
+    scale_offset: float = 1.0,
     quantized: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The stream, y, and the scale of each token where y is quantized."""
@@ -129,6 +131,7 @@ def _run(
         "rows": rows,
         "tokens": tokens,
         "channels": channels,
+        "scale_offset": scale_offset,
         "eps": eps,
     }
     constants = {"RMS": kind == "rms", "LARGEST": largest}
@@ -148,6 +151,7 @@ def gated_residual_norm(
     bias: torch.Tensor | None = None,
     kind: Kind = "layer",
     eps: float = 1e-6,
+    scale_offset: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The stream residual + gate * hidden_states, and its norm, modulated; shapes as above.
 
@@ -155,7 +159,7 @@ def gated_residual_norm(
     """
     _check(residual, hidden_states, gate)
     check_norm(hidden_states, scale, shift, weight, bias, kind)
-    return _OP(residual, hidden_states, gate, scale, shift, weight, bias, kind, eps)
+    return _OP(residual, hidden_states, gate, scale, shift, weight, bias, kind, eps, scale_offset)
 
 
 def gated_residual_norm_quantized(
@@ -169,6 +173,7 @@ def gated_residual_norm_quantized(
     bias: torch.Tensor | None = None,
     kind: Kind = "layer",
     eps: float = 1e-6,
+    scale_offset: float = 1.0,
     dtype: Quantized = "fp8",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The stream, its norm in 8 bit, and the fp32 scale of each token (B, ...).
@@ -179,7 +184,7 @@ def gated_residual_norm_quantized(
     check_norm(hidden_states, scale, shift, weight, bias, kind)
     check_choice("dtype", dtype, tuple(QUANTIZED))
     return _QUANTIZED_OP(
-        residual, hidden_states, gate, scale, shift, weight, bias, kind, eps, dtype
+        residual, hidden_states, gate, scale, shift, weight, bias, kind, eps, scale_offset, dtype
     )
 
 
@@ -200,10 +205,11 @@ def gated_residual_norm_reference(
     bias: torch.Tensor | None,
     kind: str,
     eps: float,
+    scale_offset: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same in plain torch and the dtypes of its input: as far from the truth as diffusers."""
     stream = gated_residual_reference(residual, x, gate)
-    y = norm_reference(stream, scale, shift, weight, bias, kind, eps)
+    y = norm_reference(stream, scale, shift, weight, bias, kind, eps, scale_offset)
     return stream, y.to(x.dtype)
 
 
@@ -217,11 +223,12 @@ def gated_residual_norm_quantized_reference(
     bias: torch.Tensor | None,
     kind: str,
     eps: float,
+    scale_offset: float,
     dtype: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same in plain torch, quantized from fp32."""
     stream = gated_residual_reference(residual.float(), x, gate)
-    y = norm_reference(stream, scale, shift, weight, bias, kind, eps)
+    y = norm_reference(stream, scale, shift, weight, bias, kind, eps, scale_offset)
     return stream.to(residual.dtype), *quantize_rows(y, dtype)
 
 
@@ -244,14 +251,14 @@ def ahead_of_time() -> Iterator[str]:
         sample = x.new_empty(2, channels)
         _run(x, x, sample, sample, sample, None, None, "layer", 1e-6)
         yield name
-        _run(x, x, sample, sample, sample, None, None, "layer", 1e-6, "fp8")
+        _run(x, x, sample, sample, sample, None, None, "layer", 1e-6, 1.0, "fp8")
         yield f"{name} to fp8"
 
 
 _OP = Operator(
     "gated_residual_norm",
     "(Tensor residual, Tensor x, Tensor? gate, Tensor? scale, Tensor? shift, Tensor? weight, "
-    "Tensor? bias, str kind, float eps) -> (Tensor, Tensor)",
+    "Tensor? bias, str kind, float eps, float scale_offset) -> (Tensor, Tensor)",
     launch=lambda *arguments: _run(*arguments)[:2],
     reference=gated_residual_norm_reference,
     fake=lambda residual, x, *_: (residual.new_empty(x.shape), x.new_empty(x.shape)),
@@ -259,7 +266,7 @@ _OP = Operator(
 _QUANTIZED_OP = Operator(
     "gated_residual_norm_quantized",
     "(Tensor residual, Tensor x, Tensor? gate, Tensor? scale, Tensor? shift, Tensor? weight, "
-    "Tensor? bias, str kind, float eps, str dtype) -> (Tensor, Tensor, Tensor)",
+    "Tensor? bias, str kind, float eps, float scale_offset, str dtype) -> (Tensor, Tensor, Tensor)",
     launch=_run,
     reference=gated_residual_norm_quantized_reference,
     fake=lambda residual, x, *rest: (

@@ -53,6 +53,18 @@ def test_without_a_gate_it_adds() -> None:
         assert_near(found, expected)
 
 
+def test_a_scale_that_holds_its_offset_already() -> None:
+    residual, x = noise(2, 3, 40), noise(2, 3, 40, seed=1)
+    scale, shift = noise(2, 40, seed=2), noise(2, 40, seed=3)
+    expected = gated_residual_norm(residual, x, None, scale, shift)
+    for each, other in zip(
+        gated_residual_norm(residual, x, None, 1 + scale, shift, scale_offset=0.0),
+        expected,
+        strict=True,
+    ):
+        assert_near(each, other)
+
+
 def test_the_given_streams_stay_as_they_are() -> None:
     residual, x = noise(2, 3, 40), noise(2, 3, 40, seed=1)
     gated_residual_norm(residual, x)
