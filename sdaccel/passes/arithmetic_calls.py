@@ -7,36 +7,79 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .gated import FUSED, Gated, gated_sum, parted, takes_residual
-from .norms import is_row_norm, norm_of
+from .gated import FUSED as GATED
+from .gated import Gated, gated_sum, parted, takes_residual
+from .norms import can_be_left_out, norm_of
 from .pending import aligned, fits
-from .swap import RAN, plainly
+from .summed import NormOfSum, Summed
+from .swap import RAN, by_torch, plainly
 
 if TYPE_CHECKING:
     import torch
 
 
+def settled(block: Any, value: Any) -> Any:
+    """A tensor, where it may have been waiting: a sum, or the scaled norm of one."""
+    return value.value() if isinstance(value, (Summed, NormOfSum)) else value
+
+
+def normed(block: Any, norm: Any, hidden_states: Any, scaled: bool = False) -> Any:
+    """`norm(hidden_states)` of a sum that may be waiting; `scaled`: a product follows at once."""
+    if not isinstance(hidden_states, Summed):
+        return norm(hidden_states)
+    waiting = hidden_states.norm(norm)
+    if waiting is None:
+        return norm(hidden_states.value())
+    return waiting if scaled or norm.weight is None else waiting.value()
+
+
 def gated(block: Any, one: Any, other: Any) -> Any:
     """`one * other`, to which a residual will be added."""
+    one, other = settled(block, one), settled(block, other)
     parts = _parts(one, other)
     return one * other if parts is None else Gated(*parts, block.__dict__[RAN])
 
 
-def sum_with_gated(block: Any, residual: Any, one: Any, other: Any) -> Any:
-    """`residual + one * other`."""
+def plain_sum(block: Any, one: Any, other: Any, waits: bool = False) -> Any:
+    """`one + other`; where it `waits`, a norm follows.
+
+    On a CPU, where a sum and torch's norm are as fast as both in one, only what is gated waits.
+    """
+    one, other = settled(block, one), settled(block, other)
+    if not waits:
+        return one + other
+    for residual, added in ((one, other), (other, one)):
+        parts = added.parts_for(residual) if isinstance(added, Gated) else None
+        if parts is not None:
+            return Summed(residual, *parts, block.__dict__[RAN])
+    alike = plainly(one) and plainly(other) and one.dim() > 1 and takes_residual(one, other)
+    if not alike or by_torch(one):
+        return one + other
+    return Summed(one, other, None, block.__dict__[RAN])
+
+
+def sum_with_gated(block: Any, residual: Any, one: Any, other: Any, waits: bool = False) -> Any:
+    """`residual + one * other`; where it `waits`, a norm follows."""
+    residual, one, other = (settled(block, each) for each in (residual, one, other))
     parts = _parts(one, other)
     if parts is None or not takes_residual(residual, parts[0]):
         return residual + one * other
-    block.__dict__[RAN][FUSED] += 1
-    return gated_sum(residual, *parts)
+    return _sum(block, residual, *parts, waits)
 
 
 def sum_in_fp32(
-    block: Any, residual: Any, one: Any, other: Any, raised_one: bool, raised_other: bool
+    block: Any,
+    residual: Any,
+    one: Any,
+    other: Any,
+    raised_one: bool,
+    raised_other: bool,
+    waits: bool = False,
 ) -> Any:
     """`(residual.float() + one * other).type_as(residual)`, factors `raised` to fp32 or not."""
     import torch
 
+    residual, one, other = (settled(block, each) for each in (residual, one, other))
     if (
         not plainly(residual)
         or not plainly(one)
@@ -46,42 +89,47 @@ def sum_in_fp32(
     ):
         product = (one.float() if raised_one else one) * (other.float() if raised_other else other)
         return (residual.float() + product).type_as(residual)
-    block.__dict__[RAN][FUSED] += 1
-    return gated_sum(residual, one, other)
+    return _sum(block, residual, one, other, waits and one.dtype == residual.dtype)
+
+
+def _sum(
+    block: Any, residual: torch.Tensor, added: torch.Tensor, gate: torch.Tensor, waits: bool
+) -> Any:
+    if waits:
+        return Summed(residual, added, gate, block.__dict__[RAN])
+    block.__dict__[RAN][GATED] += 1
+    return gated_sum(residual, added, gate)
 
 
 def norm_in_fp32(
     block: Any, norm: Any, hidden_states: Any, factor: Any = None, shift: Any = None
 ) -> Any:
     """`(norm(hidden_states.float()) * factor + shift).type_as(hidden_states)`, or only the norm."""
-    if _in_one_pass(norm, hidden_states) and all(
-        each is None or fits(each, hidden_states) for each in (factor, shift)
-    ):
+    modulation = factor, shift
+    if isinstance(hidden_states, Summed):
+        waiting = hidden_states.norm(norm)
+        if waiting is not None and _fit(modulation, hidden_states.like):
+            return hidden_states.normed(norm_of(norm), *_aligned(modulation, hidden_states.like))
+        hidden_states = hidden_states.value()
+    if can_be_left_out(norm, hidden_states) and _fit(modulation, hidden_states):
         from ..kernels.norm_modulate import norm_modulate
 
         block.__dict__[RAN]["norms by way of fp32 in one pass"] += 1
-        modulation = [
-            None if each is None else aligned(each, hidden_states) for each in (factor, shift)
-        ]
-        return norm_modulate(hidden_states, *modulation, scale_offset=0.0, **norm_of(norm))
-    normed = norm(hidden_states.float())
+        by = _aligned(modulation, hidden_states)
+        return norm_modulate(hidden_states, *by, scale_offset=0.0, **norm_of(norm))
+    result = norm(hidden_states.float())
     if factor is not None:
-        normed = normed * factor + shift
-    return normed.type_as(hidden_states)
+        result = result * factor + shift
+    return result.type_as(hidden_states)
 
 
-def _in_one_pass(norm: Any, hidden_states: Any) -> bool:
-    """Whether a norm is known, can be left out without missing a hook, and its weights are here."""
-    known = type(norm).__name__ in ("LayerNorm", "FP32LayerNorm")
-    hooked = known and (
-        "forward" in norm.__dict__ or norm._forward_hooks or norm._forward_pre_hooks
-    )
-    return (
-        known
-        and not hooked
-        and is_row_norm(norm, hidden_states)
-        and (norm.weight is None or norm.weight.device == hidden_states.device)
-    )
+def _fit(modulation: tuple[Any, ...], like: torch.Tensor) -> bool:
+    return all(each is None or fits(each, like) for each in modulation)
+
+
+def _aligned(modulation: tuple[Any, Any], like: torch.Tensor) -> tuple[Any, Any]:
+    factor, shift = (None if each is None else aligned(each, like) for each in modulation)
+    return factor, shift
 
 
 def _parts(one: Any, other: Any) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -6,51 +6,103 @@ another way in another version stays as it is.
 
 from __future__ import annotations
 
+import ast
+import copy
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..patch import same_name_subclass
 from .arithmetic import PREFIX, Arithmetic
-from .arithmetic_calls import gated, norm_in_fp32, sum_in_fp32, sum_with_gated
+from .arithmetic_calls import (
+    gated,
+    norm_in_fp32,
+    normed,
+    plain_sum,
+    settled,
+    sum_in_fp32,
+    sum_with_gated,
+)
+from .branches import Branches, Decisions, taken
+from .norms import is_known
 from .registries import register_as_its_base
 from .rewrite import rewritten
 from .swap import Swap, guarded
+from .waiting import Waiting
 
-_GATING = ("ada_norm_zero", "ada_norm_single")
-"""Norms with which a BasicTransformerBlock gates; in UNets it has others, and doesn't."""
+CALLS = {
+    PREFIX + each.__name__: each
+    for each in (gated, norm_in_fp32, normed, plain_sum, settled, sum_in_fp32, sum_with_gated)
+}
+"""What the calls in a rewritten forward are."""
+_WITH_NORM = "residual and its norm"
 
 
 def block_rule(module: Any) -> Iterator[Swap]:
     """A module of diffusers in whose `forward` there is arithmetic that can be fused."""
     kind: Any = type(module)
     own = kind.__module__.startswith("diffusers.models.") and "forward" in vars(kind)
-    if own and vars(module).get("norm_type", "ada_norm_zero") in _GATING:
-        block = _rewritten(kind)
-        if block is not None:
-            norms = tuple(getattr(module, name) for name in sorted(block.found.norms))
-            yield Swap(module, block.subclass, block.found.found, block.found.saved, covers=norms)
+    block = _rewritten(kind) if own else None
+    if block is None:
+        return
+    found = _found(block, block.branches.decisions(module))
+    with_norm = sum(is_known(getattr(module, name, None)) for name in found.waiting)
+    counts = found.inline + Counter({_WITH_NORM: with_norm})
+    if counts:
+        norms = tuple(getattr(module, name) for name in found.norms)
+        yield Swap(module, block.subclass, counts, found.saved + with_norm, covers=norms)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """The subclass for a class, and its forward as the host has written it."""
+
+    subclass: type
+    definition: ast.FunctionDef
+    branches: Branches
 
 
 @dataclass(frozen=True)
-class _Block:
-    """The subclass for a class, and what was put into its forward."""
+class _Found:
+    """What is fused in a forward, the reads and writes of a tensor that this spares, and norms.
 
-    subclass: type
-    found: Arithmetic
+    `norms` are those that the block computes itself, `waiting` those for which sums wait.
+    """
+
+    inline: Counter[str]
+    saved: int
+    norms: tuple[str, ...]
+    waiting: tuple[str, ...]
 
 
 @functools.cache
 def _rewritten(kind: Any) -> _Block | None:
     """Once for all instances of a class; None where nothing is found, or its source isn't."""
-    found: list[Arithmetic] = []
-    calls = {
-        PREFIX + each.__name__: each for each in (gated, sum_with_gated, sum_in_fp32, norm_in_fp32)
-    }
-    forward = rewritten(kind.forward, lambda tree: found.append(Arithmetic(tree)), calls)
-    if forward is None or not found[0].found:
+    originals: list[ast.FunctionDef] = []
+    found: list[_Found] = []
+
+    def change(definition: ast.FunctionDef) -> None:
+        originals.append(copy.deepcopy(definition))
+        found.append(_fused(definition))
+
+    forward = rewritten(kind.forward, change, CALLS)
+    if forward is None or not (found[0].inline or found[0].waiting):
         return None
     subclass = same_name_subclass(kind, {"forward": guarded(kind.forward, forward)})
     register_as_its_base(subclass)
-    return _Block(subclass, found[0])
+    return _Block(subclass, originals[0], Branches(originals[0]))
+
+
+@functools.cache
+def _found(block: _Block, decisions: Decisions) -> _Found:
+    """Once for all instances of a class that take the same branches."""
+    return _fused(taken(block.definition, decisions))
+
+
+def _fused(definition: ast.FunctionDef) -> _Found:
+    """Put the calls into a definition."""
+    arithmetic, waiting = Arithmetic(definition), Waiting(definition)
+    norms = tuple(sorted(arithmetic.norms))
+    return _Found(arithmetic.found, arithmetic.saved, norms, tuple(waiting.norms))

@@ -43,9 +43,12 @@ class Deferred(Pending):
             self._ran[FUSED] += 1
         return norm_modulate(self._like, self._factor, summand, scale_offset=0.0, **self._norm)
 
+    def _scaled_by(self, factor: torch.Tensor) -> Deferred:
+        return Deferred(self._like, self._norm, self._ran, factor)
+
     def _times(self, other: Any) -> Any:
         if self._factor is None and self._value is None and broadcasts(other, self._like):
-            return Deferred(self._like, self._norm, self._ran, aligned(other, self._like))
+            return self._scaled_by(aligned(other, self._like))
         return self.value() * other
 
     def _plus(self, other: Any) -> Any:

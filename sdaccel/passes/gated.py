@@ -38,11 +38,18 @@ class Gated(Pending):
         return self._like * self._gate
 
     def _plus(self, other: Any) -> Any:
-        if self._value is None and takes_residual(other, self._like):
-            self._check_unchanged()
-            self._ran[FUSED] += 1
-            return gated_sum(other, self._like, self._gate)
-        return self.value() + other
+        parts = self.parts_for(other)
+        if parts is None:
+            return self.value() + other
+        self._ran[FUSED] += 1
+        return gated_sum(other, *parts)
+
+    def parts_for(self, residual: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Hidden states and gate, where both can be added to a residual in one pass."""
+        if self._value is not None or not takes_residual(residual, self._like):
+            return None
+        self._check_unchanged()
+        return self._like, self._gate
 
 
 def takes_residual(residual: Any, hidden_states: torch.Tensor) -> bool:

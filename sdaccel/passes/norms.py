@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .deferred import Deferred
-from .swap import RAN, Forward, Swap, name_of, plainly, swap
+from .swap import RAN, Forward, Swap, is_hooked, name_of, plainly, swap
 
 
 def norm_rule(module: Any) -> Iterator[Swap]:
@@ -26,6 +26,13 @@ def stock_passes(module: Any) -> int:
 
 
 _NORMALIZATION = "diffusers.models.normalization."
+_ROW_NORMS = {
+    "torch.nn.modules.normalization.LayerNorm",
+    "torch.nn.modules.normalization.RMSNorm",
+    f"{_NORMALIZATION}FP32LayerNorm",
+    f"{_NORMALIZATION}RMSNorm",
+    f"{_NORMALIZATION}MochiRMSNorm",
+}
 _STOCK_PASSES = {
     f"{_NORMALIZATION}FP32LayerNorm": 6,
     f"{_NORMALIZATION}RMSNorm": 11,
@@ -60,6 +67,21 @@ def is_row_norm(module: Any, hidden_states: Any) -> bool:
         return False
     over = getattr(module, "normalized_shape", None) or module.dim
     return tuple(over) == tuple(hidden_states.shape[-1:])
+
+
+def is_known(module: Any) -> bool:
+    """Whether a norm's class is one that the op computes."""
+    return name_of(type(module)) in _ROW_NORMS
+
+
+def can_be_left_out(module: Any, hidden_states: Any) -> bool:
+    """Whether the op can compute a norm without calling it: no hook is missed, weights are here."""
+    return (
+        is_known(module)
+        and not (is_hooked(module) or module._forward_hooks or module._forward_pre_hooks)
+        and is_row_norm(module, hidden_states)
+        and (module.weight is None or module.weight.device == hidden_states.device)
+    )
 
 
 def norm_of(module: Any) -> dict[str, Any]:

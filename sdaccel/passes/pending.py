@@ -67,6 +67,11 @@ class Pending(ABC):
         return self._like.shape
 
     @property
+    def ndim(self) -> int:
+        """The number of dimensions, known before anything is computed."""
+        return self._like.ndim
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype, known before anything is computed."""
         return self._like.dtype

@@ -159,8 +159,22 @@ def test_a_transformer_s_rotations_and_residuals_are_fused_and_really_run() -> N
     assert record.changed["rotation of q/k"] == 2, "the processors"
     assert record.changed["gated residual"] == 4 + 1
     assert record.ran["q/k norms fused with their rotation"] == 2 + 2
-    assert record.ran["gated residuals in one pass"] == 4 + 1
-    assert record.ran["norms fused with their modulation"] == 4 + 1 + 1
+    assert record.changed["residual and its norm"] == 2
+    assert record.ran["gated residuals and norms in one pass"] == 2
+    assert record.ran["gated residuals in one pass"] == 2 + 1
+    assert record.ran["norms fused with their modulation"] == 2 + 1 + 1
+
+
+def test_a_unet_s_residuals_and_norms_are_fused_and_really_run() -> None:
+    pipe = fused(tiny.stable_diffusion())
+    kinds = [type(each).__name__ for each in pipe.unet.modules()]
+    blocks = kinds.count("BasicTransformerBlock")
+    with torch.no_grad():
+        pipe.unet(torch.ones(1, 4, 8, 8), 1, torch.ones(1, 16, 32))
+    record = sdaccel.report(pipe)["fuse"]
+    assert record.changed["residual and its norm"] == 2 * blocks > 0
+    assert record.changed["gated residual"] == 0
+    assert record.ran["residuals and norms in one pass"] == 2 * blocks
 
 
 @pytest.mark.parametrize("level", ["leaf_level", "block_level"])
