@@ -1,13 +1,14 @@
 """An activation, or one half of the channels times the activation of the other, in one pass.
 
     y = a * act(b)      a, b the halves of x + bias       diffusers' GEGLU and SwiGLU
-    y = act(a) * b      where gate_first                  Flux2SwiGLU; and w1, w3 joined (Z-Image,
-                                                          Lumina2), linear_1, linear_3 (AuraFlow)
+    y = act(a) * b      where gate_first                  Flux2SwiGLU
+    y = act(a) * b      `activated_product`               a and b from two projections: w1 and w3
+                                                          (Z-Image, Lumina2, AuraFlow)
     y = act(x + bias)   `activation`
 
-Shapes: x (..., 2 D), bias (2 D,), y (..., D) contiguous; for `activation` x (..., D), bias (D,).
-Rows may have any strides. act is one of `activations.ACTIVATIONS`. Arithmetic is fp32, rounded
-once.
+Shapes: x (..., 2 D), bias (2 D,), y (..., D) contiguous; for `activation` x (..., D), bias (D,);
+for `activated_product` a and b (..., D). Rows may have any strides. act is one of
+`activations.ACTIVATIONS`. Arithmetic is fp32, rounded once.
 
 Memory: 2 D values read and D written a row, 6 bytes a result in 16 bit; plain torch takes 10, since
 act(b) is written and read again. `activation` takes 4. About 12 FLOPs a result.
@@ -36,6 +37,7 @@ from .rows import load_rows, strided, tile_config, tokens_of
 @triton.jit
 def _gated_activation_kernel(
     x_ptr,
+    other_ptr,
     bias_ptr,
     y_ptr,
     rows,
@@ -43,8 +45,9 @@ def _gated_activation_kernel(
     channels,
     x_batch,
     x_token,
+    other_batch,
+    other_token,
     ACTIVATION: tl.constexpr,
-    GATED: tl.constexpr,
     GATE_FIRST: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -59,11 +62,10 @@ def _gated_activation_kernel(
     y = load_rows(x_ptr, batch, token, x_batch, x_token, channel, inside)
     if bias_ptr is not None:
         y += tl.load(bias_ptr + channel, within, 0.0).to(tl.float32)[None, :]
-    if GATED:
-        second = channel + channels
-        b = load_rows(x_ptr, batch, token, x_batch, x_token, second, inside)
+    if other_ptr is not None:
+        b = load_rows(other_ptr, batch, token, other_batch, other_token, channel, inside)
         if bias_ptr is not None:
-            b += tl.load(bias_ptr + second, within, 0.0).to(tl.float32)[None, :]
+            b += tl.load(bias_ptr + channels + channel, within, 0.0).to(tl.float32)[None, :]
         y = activate(y, ACTIVATION) * b if GATE_FIRST else y * activate(b, ACTIVATION)
     else:
         y = activate(y, ACTIVATION)
@@ -73,31 +75,43 @@ def _gated_activation_kernel(
 
 def _run(
     x: torch.Tensor,
+    other: torch.Tensor | None,
     bias: torch.Tensor | None,
     activation: str,
-    gated: bool,
     gate_first: bool = False,
 ) -> torch.Tensor:
-    channels = x.shape[-1] // 2 if gated else x.shape[-1]
-    y = x.new_empty((*x.shape[:-1], channels))
+    channels = x.shape[-1]
+    y = x.new_empty(x.shape)
     if not y.numel():
         return y
-    seen = tokens_of(x if x.dim() > 1 else x[None])
+    seen = _rows(x)
     batches, tokens, _ = seen.shape
     config, rows = tile_config(channels), batches * tokens
     arguments = {
         **strided("x", seen),
+        **strided("other", None if other is None else _rows(other)),
         "bias_ptr": None if bias is None else bias.contiguous(),
         "y_ptr": y,
         "rows": rows,
         "tokens": tokens,
         "channels": channels,
     }
-    constants = {"ACTIVATION": activation, "GATED": gated, "GATE_FIRST": gate_first}
+    constants = {"ACTIVATION": activation, "GATE_FIRST": gate_first}
     tall, wide = config.blocks["ROWS"], config.blocks["CHANNELS"]
     grid = (triton.cdiv(rows, tall) * triton.cdiv(channels, wide),)
     launch(_gated_activation_kernel, grid, arguments, constants, config)
     return y
+
+
+def _run_halves(
+    x: torch.Tensor, bias: torch.Tensor | None, activation: str, gate_first: bool
+) -> torch.Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return _run(a, b, bias, activation, gate_first)
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return tokens_of(x if x.dim() > 1 else x[None])
 
 
 def gated_activation(
@@ -116,6 +130,20 @@ def gated_activation(
     if channels % 2:
         raise ArgumentError(f"hidden_states is (..., 2 D), an even number, not {channels}")
     return _GATED_OP(hidden_states, bias, activation, gate_first)
+
+
+def activated_product(
+    gate: torch.Tensor, value: torch.Tensor, *, activation: Activation = "silu"
+) -> torch.Tensor:
+    """act(gate) * value, both (..., D).
+
+    Raises `ArgumentError` (a ValueError) for shapes, dtypes or devices that don't go together.
+    """
+    _check(gate, None, activation)
+    check_float(value=value)
+    check_device(gate=gate, value=value)
+    check_shape(gate.shape, value=value)
+    return _PRODUCT_OP(gate, value, activation)
 
 
 def activation(
@@ -150,6 +178,13 @@ def gated_activation_reference(
     return activated(gate, activation).mul_(value).to(x.dtype)
 
 
+def activated_product_reference(
+    gate: torch.Tensor, value: torch.Tensor, activation: str
+) -> torch.Tensor:
+    """The same in plain torch, each step rounded, as stock does it."""
+    return activated(gate, activation).mul_(value).to(gate.dtype)
+
+
 def activation_reference(
     x: torch.Tensor, bias: torch.Tensor | None, activation: str
 ) -> torch.Tensor:
@@ -161,6 +196,11 @@ def gated_activation_cost(hidden_states: torch.Tensor, bias: torch.Tensor | None
     """One read of x and one write of y, half as large; 12 FLOPs a result."""
     results = hidden_states.numel() // 2
     return Cost(size(hidden_states, bias) + results * hidden_states.element_size(), 12 * results)
+
+
+def activated_product_cost(gate: torch.Tensor, value: torch.Tensor) -> Cost:
+    """Two reads and one write; 12 FLOPs a result."""
+    return Cost(size(gate, value, gate), 12 * gate.numel())
 
 
 def activation_cost(hidden_states: torch.Tensor, bias: torch.Tensor | None = None) -> Cost:
@@ -178,31 +218,41 @@ def ahead_of_time() -> Iterator[str]:
         ("FLUX.2 SwiGLU", 4096, 18432, "silu", True),
     ):
         x = torch.empty(2, tokens, 2 * channels, dtype=torch.bfloat16, device="meta")
-        _run(x, None, act, True, gate_first)
+        _run_halves(x, None, act, gate_first)
         yield name
+    x = torch.empty(2, 4096, 9216, dtype=torch.bfloat16, device="meta")
+    _run(x, x, None, "silu", gate_first=True)
+    yield "Lumina2 SwiGLU of two projections"
     for name, channels, act in (
         ("FLUX GELU-tanh", 12288, "gelu_tanh"),
         ("Wan-14B GELU-tanh", 13824, "gelu_tanh"),
         ("HunyuanVideo SiLU", 12288, "silu"),
     ):
         x = torch.empty(1, 4096, channels, dtype=torch.bfloat16, device="meta")
-        _run(x, None, act, False)
+        _run(x, None, None, act)
         yield name
-        _run(x, x.new_empty(channels), act, False)
+        _run(x, None, x.new_empty(channels), act)
         yield f"{name} with bias"
 
 
 _GATED_OP = Operator(
     "gated_activation",
     "(Tensor x, Tensor? bias, str activation, bool gate_first) -> Tensor",
-    launch=lambda x, bias, act, gate_first: _run(x, bias, act, True, gate_first),
+    launch=_run_halves,
     reference=gated_activation_reference,
     fake=lambda x, *_: x.new_empty((*x.shape[:-1], x.shape[-1] // 2)),
 )
 _OP = Operator(
     "activation",
     "(Tensor x, Tensor? bias, str activation) -> Tensor",
-    launch=lambda x, bias, act: _run(x, bias, act, False),
+    launch=lambda x, bias, act: _run(x, None, bias, act),
     reference=activation_reference,
     fake=lambda x, *_: x.new_empty(x.shape),
+)
+_PRODUCT_OP = Operator(
+    "activated_product",
+    "(Tensor gate, Tensor value, str activation) -> Tensor",
+    launch=lambda gate, value, act: _run(gate, value, None, act, gate_first=True),
+    reference=activated_product_reference,
+    fake=lambda gate, *_: gate.new_empty(gate.shape),
 )

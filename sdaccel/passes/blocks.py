@@ -26,6 +26,7 @@ from .arithmetic_calls import (
     sum_with_gated,
 )
 from .branches import Branches, Decisions, taken
+from .feed_forwards import silu_product
 from .norms import is_known
 from .registries import register_as_its_base
 from .rewrite import rewritten
@@ -34,9 +35,14 @@ from .waiting import Waiting
 
 CALLS = {
     PREFIX + each.__name__: each
-    for each in (gated, norm_in_fp32, normed, plain_sum, settled, sum_in_fp32, sum_with_gated)
+    for each in (
+        *(gated, norm_in_fp32, normed, plain_sum, settled, silu_product),
+        *(sum_in_fp32, sum_with_gated),
+    )
 }
-"""What the calls in a rewritten forward are."""
+"""What the calls in a rewritten method are."""
+_METHODS = ("forward", "_forward_silu_gating")
+"""Where arithmetic stands; the second in Z-Image's feed-forward."""
 _WITH_NORM = "residual and its norm"
 
 
@@ -47,26 +53,19 @@ def block_rule(module: Any) -> Iterator[Swap]:
     block = _rewritten(kind) if own else None
     if block is None:
         return
-    found = _found(block, block.branches.decisions(module))
-    with_norm = sum(is_known(getattr(module, name, None)) for name in found.waiting)
-    counts = found.inline + Counter({_WITH_NORM: with_norm})
-    if counts:
-        norms = tuple(getattr(module, name) for name in found.norms)
-        yield Swap(module, block.subclass, counts, found.saved + with_norm, covers=norms)
-
-
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """The subclass for a class, and its forward as the host has written it."""
-
-    subclass: type
-    definition: ast.FunctionDef
-    branches: Branches
+    found = [_found(each, each.branches.decisions(module)) for each in block.methods]
+    waiting = [name for each in found for name in each.waiting]
+    with_norm = sum(is_known(getattr(module, name, None)) for name in waiting)
+    counts = sum((each.inline for each in found), Counter({_WITH_NORM: with_norm}))
+    if counts.total():
+        norms = tuple(getattr(module, name) for each in found for name in each.norms)
+        saved = sum(each.saved for each in found) + with_norm
+        yield Swap(module, block.subclass, +counts, saved, covers=norms)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is fused in a forward, the reads and writes of a tensor that this spares, and norms.
+    """What is fused in a method, the reads and writes of a tensor that this spares, and norms.
 
     `norms` are those that the block computes itself, `waiting` those for which sums wait.
     """
@@ -77,9 +76,39 @@ class _Found:
     waiting: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Method:
+    """A method, rewritten, and its definition as the host has written it."""
+
+    name: str
+    fused: Any
+    definition: ast.FunctionDef
+    branches: Branches
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The subclass for a class, and those of its methods that were rewritten."""
+
+    subclass: type
+    methods: list[_Method]
+
+
 @functools.cache
 def _rewritten(kind: Any) -> _Block | None:
     """Once for all instances of a class; None where nothing is found, or its source isn't."""
+    methods = [each for name in _METHODS if (each := _method(kind, name))]
+    if not methods:
+        return None
+    subclass = same_name_subclass(kind, {each.name: each.fused for each in methods})
+    register_as_its_base(subclass)
+    return _Block(subclass, methods)
+
+
+def _method(kind: Any, name: str) -> _Method | None:
+    stock = vars(kind).get(name)
+    if stock is None:
+        return None
     originals: list[ast.FunctionDef] = []
     found: list[_Found] = []
 
@@ -87,18 +116,16 @@ def _rewritten(kind: Any) -> _Block | None:
         originals.append(copy.deepcopy(definition))
         found.append(_fused(definition))
 
-    forward = rewritten(kind.forward, change, CALLS)
-    if forward is None or not (found[0].inline or found[0].waiting):
+    fused = rewritten(stock, change, CALLS)
+    if fused is None or not (found[0].inline or found[0].waiting):
         return None
-    subclass = same_name_subclass(kind, {"forward": guarded(kind.forward, forward)})
-    register_as_its_base(subclass)
-    return _Block(subclass, originals[0], Branches(originals[0]))
+    return _Method(name, guarded(stock, fused), originals[0], Branches(originals[0]))
 
 
 @functools.cache
-def _found(block: _Block, decisions: Decisions) -> _Found:
-    """Once for all instances of a class that take the same branches."""
-    return _fused(taken(block.definition, decisions))
+def _found(method: _Method, decisions: Decisions) -> _Found:
+    """Once for all instances that take the same branches."""
+    return _fused(taken(method.definition, decisions))
 
 
 def _fused(definition: ast.FunctionDef) -> _Found:

@@ -3,8 +3,9 @@
 Where an activation has one kernel already (GELU by erf or tanh, SiLU) nothing is to be gained. On a
 CPU the op's tanh-GELU takes 0.7 of torch's time in bf16 (2 x 1024 x 4608), but a block of PixArt or
 SD3 is no faster with it, and slower where other processes share the cores: it is left to torch.
-Z-Image's and Lumina2's feed-forwards have their halves in two projections: the op takes them only
-joined, so their product is left to torch too.
+Z-Image's, Lumina2's and AuraFlow's feed-forwards have their halves in two projections. They are not
+joined, which would take the memory of the weights again, or the weights away from adapters and
+offloading: the op takes two tensors. Where `F.silu(...) * ...` stands is found by `arithmetic`.
 
 Stock's time over the op's on 2 cores of an AMD EPYC (Zen 5, AVX-512 with bf16): GEGLU and SwiGLU
 1.0 in bf16, 1.1 in fp32; SiLU by way of fp32 in bf16 1.3; ApproximateGELU 0.8.
@@ -16,7 +17,11 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .swap import RAN, Forward, Rule, Swap, by_torch, plainly, swap
+from .arithmetic_calls import settled
+from .gated import takes_residual
+from .swap import RAN, Forward, Rule, Swap, by_torch, is_hooked, name_of, plainly, swap
+
+_SILUS = {"torch.nn.modules.activation.SiLU", "diffusers.models.activations.FP32SiLU"}
 
 
 def gated(activation: Any, gate_first: bool = False, projected: bool = True) -> Rule:
@@ -49,6 +54,27 @@ def _gated_forward(
         return forward
 
     return fuse
+
+
+def silu_product(block: Any, silu: Any, gate: Any, value: Any) -> Any:
+    """`silu(gate) * value`, silu a function or a module of a block."""
+    gate, value = settled(block, gate), settled(block, value)
+    if not _is_silu(silu) or not plainly(gate) or not takes_residual(value, gate):
+        return silu(gate) * value
+    from ..kernels.gated_activation import activated_product
+
+    block.__dict__[RAN]["gated activations"] += 1
+    return activated_product(gate, value, activation="silu")
+
+
+def _is_silu(silu: Any) -> bool:
+    """Whether it is torch's SiLU, or a module that does the same and nobody hooked."""
+    import torch
+
+    if silu is torch.nn.functional.silu:
+        return True
+    known = name_of(type(silu)) in _SILUS
+    return known and not (is_hooked(silu) or silu._forward_hooks or silu._forward_pre_hooks)
 
 
 def approximate_gelu(module: Any) -> Iterator[Swap]:

@@ -17,6 +17,9 @@ from kernel_checks import DTYPES, assert_near, assert_traceable, kernel_runs, no
 from sdaccel.errors import ArgumentError
 from sdaccel.kernels.activations import ACTIVATIONS
 from sdaccel.kernels.gated_activation import (
+    activated_product,
+    activated_product_cost,
+    activated_product_reference,
     activation,
     activation_cost,
     activation_reference,
@@ -101,6 +104,27 @@ def test_it_gives_what_diffusers_modules_give(module: torch.nn.Module, act: Any)
         biased = op(x @ module.proj.weight.T, module.proj.bias, activation=act)
     assert_near(whole, module(x))
     assert_near(biased, module(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_one_projection_gates_another(act: Any, dtype: torch.dtype) -> None:
+    gate, value = 2 * noise(2, 7, 72, dtype=dtype), noise(7, 2, 72, dtype=dtype, seed=1)
+    value = value.transpose(0, 1)
+    with kernel_runs("activated_product"):
+        found = activated_product(gate, value, activation=act)
+    assert found.dtype == dtype
+    true = FORMULAS[act](gate.double()) * value.double()
+    assert_near(found, true)
+    assert_near(activated_product_reference(gate, value, act), true, times=1.5)
+    assert activated_product_cost(gate, value).bytes == 3 * gate.numel() * gate.element_size()
+
+
+def test_projections_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="value has shape"):
+        activated_product(noise(2, 3, 8), noise(2, 3, 16))
+    with pytest.raises(ArgumentError, match="activation"):
+        activated_product(noise(2, 8), noise(2, 8), activation="tanh")  # type: ignore[arg-type]
 
 
 def test_flux2_has_its_gate_first() -> None:

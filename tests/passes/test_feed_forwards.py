@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.activations import GEGLU, GELU, ApproximateGELU, FP32SiLU, SwiGLU
+from diffusers.models.attention import LuminaFeedForward
+from diffusers.models.transformers.auraflow_transformer_2d import AuraFlowFeedForward
 from diffusers.models.transformers.transformer_flux2 import Flux2SwiGLU
-from kernel_checks import noise, relative_error
+from diffusers.models.transformers.transformer_hidream_image import HiDreamImageFeedForwardSwiGLU
+from diffusers.models.transformers.transformer_z_image import FeedForward
+from kernel_checks import kernel_runs, noise, relative_error
 
 from sdaccel.passes.fusions import swaps
 from sdaccel.passes.swap import RAN
@@ -21,7 +25,12 @@ MAKERS: dict[str, Any] = {
     "Flux2SwiGLU": Flux2SwiGLU,
     "ApproximateGELU": lambda: ApproximateGELU(16, 24),
     "FP32SiLU": FP32SiLU,
+    "Z-Image": lambda: FeedForward(16, 24),
+    "Lumina": lambda: LuminaFeedForward(16, 24, multiple_of=8),
+    "AuraFlow": lambda: AuraFlowFeedForward(16),
+    "HiDream": lambda: HiDreamImageFeedForwardSwiGLU(16, 24),
 }
+TWO_PROJECTIONS = ["Z-Image", "Lumina", "AuraFlow", "HiDream"]
 
 
 def fused(module: Any) -> Any:
@@ -70,3 +79,29 @@ def test_on_a_cpu_an_approximate_gelu_is_left_to_torch(monkeypatch: pytest.Monke
     stock = module(X)
     assert torch.equal(fused(module)(X), stock)
     assert not module.__dict__[RAN]
+
+
+@pytest.mark.parametrize("name", TWO_PROJECTIONS)
+@torch.no_grad()
+def test_two_projections_keep_their_weights_and_are_called(name: str) -> None:
+    torch.manual_seed(0)
+    module, calls = MAKERS[name](), []
+    before = {key: each.data_ptr() for key, each in module.state_dict().items()}
+    for each in module.children():
+        each.register_forward_hook(lambda layer, *_: calls.append(layer))
+    stock, called = module(X), list(calls)
+    calls.clear()
+    with kernel_runs("activated_product", 0 if name == "Lumina" else 1):
+        torch.testing.assert_close(fused(module)(X), stock, rtol=1e-5, atol=1e-6)
+    assert Counter(calls) == Counter(called), "an activation with a hook is called too"
+    assert {key: each.data_ptr() for key, each in module.state_dict().items()} == before
+
+
+@pytest.mark.usefixtures("plain_torch")
+@pytest.mark.parametrize("name", TWO_PROJECTIONS)
+@torch.no_grad()
+def test_on_a_cpu_two_projections_give_stock_s_values_to_the_bit(name: str) -> None:
+    module = MAKERS[name]().to(torch.bfloat16)
+    stock = module(X.to(torch.bfloat16))
+    assert torch.equal(fused(module)(X.to(torch.bfloat16)), stock)
+    assert module.__dict__[RAN] == {"gated activations": 1}
