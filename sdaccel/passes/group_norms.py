@@ -1,4 +1,7 @@
-"""GroupNorm, then SiLU, in one op: in ResNets and at a model's end.
+"""GroupNorm, then SiLU, in one op: in ResNets and at a model's end. GroupNorm before attention.
+
+On a GPU torch copies feature maps that are channels-last for its GroupNorm, and what it returns is
+copied again into tokens (B, S, C). The op keeps the layout, in which a map is tokens already.
 
 On a CPU torch's GroupNorm is as good as it gets, contiguous or channels-last, and SiLU works in
 place.
@@ -17,6 +20,22 @@ _RESNETS = {
     "diffusers.models.resnet.TemporalResnetBlock",
     "diffusers.models.autoencoders.autoencoder_kl_hunyuan_video.HunyuanVideoResnetBlockCausal3D",
 }
+_BEFORE_ATTENTION = {
+    "diffusers.models.attention_processor.Attention": "group_norm",
+    "diffusers.models.transformers.transformer_2d.Transformer2DModel": "norm",
+    "diffusers.models.transformers.transformer_temporal.TransformerTemporalModel": "norm",
+    "diffusers.models.transformers.transformer_temporal.TransformerSpatioTemporalModel": "norm",
+}
+"""Where a GroupNorm stands before tokens are made of a feature map, by the name of its owner."""
+
+
+def norm_before_attention(module: Any) -> Iterator[Swap]:
+    """The GroupNorm of a transformer in a UNet, or of the attention in a VAE."""
+    import torch
+
+    norm = getattr(module, _BEFORE_ATTENTION.get(name_of(type(module)), ""), None)
+    if type(norm) is torch.nn.GroupNorm:
+        yield swap(norm, _group_norm, "GroupNorm before attention", 0)
 
 
 def norm_then_silu(module: Any, owners: Counter[int]) -> Iterator[Swap]:
@@ -56,6 +75,19 @@ def _group_norm_silu(stock: Forward) -> Forward:
         from ..kernels.group_norm_silu import group_norm_silu
 
         return group_norm_silu(hidden_states, self.num_groups, self.weight, self.bias, eps=self.eps)
+
+    return forward
+
+
+def _group_norm(stock: Forward) -> Forward:
+    def forward(self: Any, hidden_states: Any) -> Any:
+        if not plainly(hidden_states) or hidden_states.dim() < 3 or by_torch(hidden_states):
+            return stock(self, hidden_states)
+        from ..kernels.group_norm_silu import group_norm_silu
+
+        self.__dict__[RAN]["GroupNorms before attention that keep the layout"] += 1
+        affine = self.num_groups, self.weight, self.bias
+        return group_norm_silu(hidden_states, *affine, eps=self.eps, silu=False)
 
     return forward
 

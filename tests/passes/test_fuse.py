@@ -177,6 +177,35 @@ def test_a_unet_s_residuals_and_norms_are_fused_and_really_run() -> None:
     assert record.ran["residuals and norms in one pass"] == 2 * blocks
 
 
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_norms_before_attention_keep_the_layout_and_really_run(
+    channels_last: bool, linear: bool
+) -> None:
+    pipe = tiny.stable_diffusion(unet=tiny.unet(use_linear_projection=linear))
+    wanted = torch.channels_last if channels_last else torch.contiguous_format
+    pipe.unet.to(memory_format=wanted)
+    pipe.vae.to(memory_format=wanted)
+    sample = torch.ones(1, 4, 8, 8).contiguous(memory_format=wanted)
+    with torch.no_grad():
+        stock = pipe.unet(sample, 1, torch.ones(1, 16, 32)).sample, pipe.vae.decode(sample).sample
+        fused(pipe)
+        layouts = []
+        kinds = {"Transformer2DModel": "norm", "Attention": "group_norm"}
+        models = [*pipe.unet.modules(), *pipe.vae.modules()]
+        norms = [getattr(each, kinds.get(type(each).__name__, ""), None) for each in models]
+        norms = [each for each in norms if isinstance(each, torch.nn.GroupNorm)]
+        for norm in norms:
+            norm.register_forward_hook(lambda _, __, y: layouts.append(y.movedim(1, -1)))
+        found = pipe.unet(sample, 1, torch.ones(1, 16, 32)).sample, pipe.vae.decode(sample).sample
+    torch.testing.assert_close(found, stock, rtol=1e-4, atol=1e-5)
+    record = sdaccel.report(pipe)["fuse"]
+    assert record.changed["GroupNorm before attention"] == len(norms) > 1
+    ran = record.ran["GroupNorms before attention that keep the layout"]
+    assert ran == len(layouts) > 1
+    assert all(each.is_contiguous() for each in layouts) == channels_last
+
+
 @pytest.mark.parametrize("level", ["leaf_level", "block_level"])
 @pytest.mark.parametrize("before", [True, False])
 def test_group_offloading_before_or_after_gives_the_same(level: str, before: bool) -> None:
