@@ -68,6 +68,34 @@ GATED_ACTIVATION = Family(
 )
 
 
+def z_image_swiglu(gate: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The line between the projections of Z-Image's FeedForward, AuraFlow's alike."""
+    return F.silu(gate) * value
+
+
+def lumina_swiglu_of_two(gate: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """LuminaFeedForward's."""
+    return F.silu(gate.float()).to(gate.dtype) * value
+
+
+def _product_inputs(draw: Draw, batch: int, tokens: int, wide: int) -> Inputs:
+    return {"gate": draw(batch, tokens, wide), "value": draw(batch, tokens, wide)}
+
+
+ACTIVATED_PRODUCT = Family(
+    "activated_product",
+    "gated_activation",
+    "memory",
+    (
+        _wide_case("Z-Image", "SwiGLU", 1, 4224, 10240, z_image_swiglu),
+        _wide_case("Lumina2", "SwiGLU", 2, 4096, 9216, lumina_swiglu_of_two),
+    ),
+    _product_inputs,
+    lambda module, gate, value: module.activated_product(gate, value),
+    lambda module, gate, value: module.activated_product_cost(gate, value),
+)
+
+
 def gelu_tanh(x: torch.Tensor, **_: Any) -> torch.Tensor:
     """FeedForward's GELU(approximate="tanh") after its projection."""
     return F.gelu(x, approximate="tanh")
@@ -203,4 +231,10 @@ TIMESTEP_EMBEDDING = Family(
     truth=_true_embedding,
 )
 
-FAMILIES = (GATED_ACTIVATION, ACTIVATION, GATED_RESIDUAL, TIMESTEP_EMBEDDING)
+FAMILIES = (
+    GATED_ACTIVATION,
+    ACTIVATED_PRODUCT,
+    ACTIVATION,
+    GATED_RESIDUAL,
+    TIMESTEP_EMBEDDING,
+)

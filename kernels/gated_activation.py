@@ -45,8 +45,6 @@ def _gated_activation_kernel(
     channels,
     x_batch,
     x_token,
-    other_batch,
-    other_token,
     ACTIVATION: tl.constexpr,
     GATE_FIRST: tl.constexpr,
     ROWS: tl.constexpr,
@@ -63,7 +61,7 @@ def _gated_activation_kernel(
     if bias_ptr is not None:
         y += tl.load(bias_ptr + channel, within, 0.0).to(tl.float32)[None, :]
     if other_ptr is not None:
-        b = load_rows(other_ptr, batch, token, other_batch, other_token, channel, inside)
+        b = load_rows(other_ptr, batch, token, x_batch, x_token, channel, inside)
         if bias_ptr is not None:
             b += tl.load(bias_ptr + channels + channel, within, 0.0).to(tl.float32)[None, :]
         y = activate(y, ACTIVATION) * b if GATE_FIRST else y * activate(b, ACTIVATION)
@@ -80,16 +78,19 @@ def _run(
     activation: str,
     gate_first: bool = False,
 ) -> torch.Tensor:
+    """x and other need the same strides: halves of a tensor have, others are copied."""
     channels = x.shape[-1]
     y = x.new_empty(x.shape)
     if not y.numel():
         return y
+    if other is not None and other.stride() != x.stride():
+        x, other = x.contiguous(), other.contiguous()
     seen = _rows(x)
     batches, tokens, _ = seen.shape
     config, rows = tile_config(channels), batches * tokens
     arguments = {
         **strided("x", seen),
-        **strided("other", None if other is None else _rows(other)),
+        "other_ptr": None if other is None else _rows(other),
         "bias_ptr": None if bias is None else bias.contiguous(),
         "y_ptr": y,
         "rows": rows,
