@@ -14,8 +14,11 @@ import torch
 from kernel_checks import noise, relative_error
 
 import sdaccel
+from sdaccel.benchmarks.families import SIZES, families
+from sdaccel.benchmarks.family_pipeline import model_of, pipeline_of
 from sdaccel.kernels.operator import operators
 from sdaccel.passes.fusions import swaps
+from sdaccel.passes.pending import Pending
 from sdaccel.passes.swap import RAN
 
 
@@ -175,6 +178,28 @@ def test_a_unet_s_residuals_and_norms_are_fused_and_really_run() -> None:
     assert record.changed["residual and its norm"] == 2 * blocks > 0
     assert record.changed["gated residual"] == 0
     assert record.ran["residuals and norms in one pass"] == 2 * blocks
+
+
+@pytest.mark.parametrize("family", ["FLUX.1", "Wan 2.1", "Z-Image", "SD 3.5", "SD 1.5", "PixArt"])
+def test_no_sum_that_waits_enters_or_leaves_a_module(family: str) -> None:
+    from torch.utils import _pytree
+
+    (drawn,) = families([family])
+    pipe = fused(pipeline_of(drawn))
+    seen: set[str] = set()
+
+    def look(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        leaves = _pytree.tree_leaves((args, kwargs, output))
+        seen.update(type(each).__name__ for each in leaves if isinstance(each, Pending))
+
+    for module in model_of(pipe).modules():
+        if "Norm" not in type(module).__name__:
+            module.register_forward_hook(look, with_kwargs=True)
+    pipe(**drawn.draw(SIZES[0], 0, torch.float32))
+    record = sdaccel.report(pipe)["fuse"]
+    together = [count for label, count in record.ran.items() if "and norms in one pass" in label]
+    assert sum(together) > 0
+    assert not seen & {"Summed", "NormOfSum"}
 
 
 @pytest.mark.parametrize("linear", [False, True])
