@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .deferred import Deferred
 from .gated import FUSED as GATED
 from .gated import Gated, gated_sum, parted, takes_residual
-from .norms import can_be_left_out, norm_of
+from .norms import can_be_left_out, in_its_dtype, norm_of
 from .pending import aligned, fits
-from .summed import NormOfSum, Summed
+from .summed import Summed
 from .swap import RAN, by_torch, plainly
 
 if TYPE_CHECKING:
@@ -19,14 +20,19 @@ if TYPE_CHECKING:
 
 
 def settled(block: Any, value: Any) -> Any:
-    """A tensor, where it may have been waiting: a sum, or the scaled norm of one."""
-    return value.value() if isinstance(value, (Summed, NormOfSum)) else value
+    """A tensor, where it may have been waiting: a sum, or a scaled norm."""
+    return value.value() if isinstance(value, (Summed, Deferred)) else value
 
 
 def normed(block: Any, norm: Any, hidden_states: Any, scaled: bool = False) -> Any:
-    """`norm(hidden_states)` of a sum that may be waiting; `scaled`: a product follows at once."""
+    """`norm(hidden_states)`, of a sum that may be waiting; `scaled`: a product follows at once."""
     if not isinstance(hidden_states, Summed):
-        return norm(hidden_states)
+        waits = (
+            scaled and can_be_left_out(norm, hidden_states) and in_its_dtype(norm, hidden_states)
+        )
+        if not waits:
+            return norm(hidden_states)
+        return Deferred(hidden_states, norm_of(norm), block.__dict__[RAN])
     waiting = hidden_states.norm(norm)
     if waiting is None:
         return norm(hidden_states.value())

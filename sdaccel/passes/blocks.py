@@ -56,24 +56,37 @@ def block_rule(module: Any) -> Iterator[Swap]:
     found = [_found(each, each.branches.decisions(module)) for each in block.methods]
     waiting = [name for each in found for name in each.waiting]
     with_norm = sum(is_known(getattr(module, name, None)) for name in waiting)
-    counts = sum((each.inline for each in found), Counter({_WITH_NORM: with_norm}))
+    scaled = sum(_has_weights(module, name) for each in found for name in each.scaled)
+    own_counts = Counter({_WITH_NORM: with_norm, "norm+modulate": scaled})
+    counts = sum((each.inline for each in found), own_counts)
     if counts.total():
         norms = tuple(getattr(module, name) for each in found for name in each.norms)
-        saved = sum(each.saved for each in found) + with_norm
+        saved = sum(each.saved for each in found) + with_norm + 2 * scaled
         yield Swap(module, block.subclass, +counts, saved, covers=norms)
+
+
+def _has_weights(module: Any, name: str) -> bool:
+    """Whether a norm has weights; those that have none wait for their modulation by themselves."""
+    norm: Any = getattr(module, name, None)
+    return is_known(norm) and norm.weight is not None
 
 
 @dataclass(frozen=True)
 class _Found:
     """What is fused in a method, the reads and writes of a tensor that this spares, and norms.
 
-    `norms` are those that the block computes itself, `waiting` those for which sums wait.
+    `norms` are those that the block computes itself, `waiting` those for which sums wait, `scaled`
+    those that are scaled at once.
     """
 
     inline: Counter[str]
     saved: int
     norms: tuple[str, ...]
     waiting: tuple[str, ...]
+    scaled: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.inline or self.waiting or self.scaled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +130,7 @@ def _method(kind: Any, name: str) -> _Method | None:
         found.append(_fused(definition))
 
     fused = rewritten(stock, change, CALLS)
-    if fused is None or not (found[0].inline or found[0].waiting):
+    if fused is None or not found[0]:
         return None
     return _Method(name, guarded(stock, fused), originals[0], Branches(originals[0]))
 
@@ -132,4 +145,6 @@ def _fused(definition: ast.FunctionDef) -> _Found:
     """Put the calls into a definition."""
     arithmetic, waiting = Arithmetic(definition), Waiting(definition)
     norms = tuple(sorted(arithmetic.norms))
-    return _Found(arithmetic.found, arithmetic.saved, norms, tuple(waiting.norms))
+    return _Found(
+        arithmetic.found, arithmetic.saved, norms, tuple(waiting.norms), tuple(waiting.scaled)
+    )

@@ -84,6 +84,12 @@ def can_be_left_out(module: Any, hidden_states: Any) -> bool:
     )
 
 
+def in_its_dtype(module: Any, hidden_states: Any) -> bool:
+    """Whether a norm leaves a tensor in its dtype."""
+    wide = "FP32" in type(module).__name__
+    return wide or module.weight is None or module.weight.dtype == hidden_states.dtype
+
+
 def norm_of(module: Any) -> dict[str, Any]:
     """The op's arguments for a norm of torch or diffusers."""
     return {

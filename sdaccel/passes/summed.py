@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .deferred import Deferred
 from .gated import FUSED, gated_sum
-from .norms import can_be_left_out, norm_of
+from .norms import can_be_left_out, in_its_dtype, norm_of
 from .pending import Pending, aligned, version_of
-from .swap import name_of
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +56,7 @@ class Summed(Pending):
     def norm(self, module: Any) -> NormOfSum | None:
         """What a norm makes of it, not yet computed; None where the module has to be called."""
         known = self.waits and can_be_left_out(module, self._like)
-        if not known or not _in_its_dtype(module, self._like):
+        if not known or not in_its_dtype(module, self._like):
             return None
         return NormOfSum(self, norm_of(module), self._ran)
 
@@ -134,9 +133,3 @@ class NormOfSum(Deferred):
 
     def _scaled_by(self, factor: torch.Tensor) -> Deferred:
         return NormOfSum(self._total, self._norm, self._ran, factor)
-
-
-def _in_its_dtype(module: Any, like: torch.Tensor) -> bool:
-    """Whether a norm leaves a tensor in its dtype."""
-    wide = "FP32" in name_of(type(module))
-    return wide or module.weight is None or module.weight.dtype == like.dtype

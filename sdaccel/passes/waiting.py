@@ -24,16 +24,20 @@ _NORM = f"{PREFIX}norm_in_fp32"
 
 
 class Waiting(ast.NodeTransformer):
-    """Lets sums wait, in a method's syntax tree; `norms` names the norm of each."""
+    """Lets sums wait, in a method's syntax tree; `norms` names the norm of each.
+
+    `scaled` names the norms that are scaled at once, of such sums or of the method's arguments.
+    """
 
     def __init__(self, definition: ast.FunctionDef) -> None:
         self._own = definition.args.args[0].arg
-        sums = dict(self._sums(definition.body, [], _changed_otherwise(definition)))
-        self.norms = list(sums.values())
+        left = _changed_otherwise(definition)
+        sums = dict(self._sums(definition.body, [], left))
+        self.norms, self.scaled = list(sums.values()), list[str]()
         self._waiting = {id(each) for each in sums}
-        self._names = {_target(each) for each in sums}
+        self._names = {_target(each) for each in sums} | self._scaled_arguments(definition) - left
         self._summands: set[int] = set()
-        if sums:
+        if self._names:
             definition.body = [self.visit(each) for each in definition.body]
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
@@ -59,6 +63,8 @@ class Waiting(ast.NodeTransformer):
             if is_scaled:
                 assert isinstance(each, ast.Call)
                 each.keywords.append(ast.keyword("scaled", ast.Constant(True)))
+                assert isinstance(each.args[1], ast.Attribute)
+                self.scaled.append(each.args[1].attr)
         alone = any(scaled) and id(node) not in self._summands
         return self._call("settled", node) if alone else node
 
@@ -93,6 +99,17 @@ class Waiting(ast.NodeTransformer):
             if isinstance(each, ast.If):
                 yield from self._sums(each.body, later, left)
                 yield from self._sums(each.orelse, later, left)
+
+    def _scaled_arguments(self, definition: ast.FunctionDef) -> set[str]:
+        """Arguments of a method whose norm is scaled at once."""
+        products = (
+            each
+            for each in ast.walk(definition)
+            if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Mult)
+        )
+        factors = [side for each in products for side in _sides(each)]
+        names = [each.arg for each in definition.args.args[1:]]
+        return {name for name in names if any(self._normed_by(each, name) for each in factors)}
 
     def _next_norm(self, name: str, later: Iterable[Sequence[ast.stmt]]) -> str:
         """The norm that takes a variable next, be it under a condition; "" where something else."""

@@ -74,6 +74,10 @@ class Block(torch.nn.Module):
         x = x + self.linear(self.norm2(x))
         return self.linear(x)
 
+    def of_an_argument(self, x: Any, output: Any, gate: Any, scale: Any) -> Any:
+        y = self.norm2(x) * (1 + scale) + gate
+        return self.linear(self.norm2(output) * scale) + x, y
+
     def used_before(self, x: Any, output: Any, gate: Any, scale: Any) -> Any:
         x = x + gate * output
         x = self.linear(x)
@@ -156,6 +160,26 @@ def test_a_sum_and_the_norm_that_follows_are_one_pass(method: Method) -> None:
     assert set(block.seen) <= {torch.Tensor}
 
 
+@torch.no_grad()
+def test_a_norm_of_an_argument_waits_for_its_modulation() -> None:
+    definition = syntax_of(Block.of_an_argument)
+    assert definition
+    assert fused(definition).scaled == ["norm2", "norm2"]
+    block = Block()
+    found = changed(Block.of_an_argument)(block, X, OUTPUT, GATE, SCALE)
+    assert_same(found, block.of_an_argument(X, OUTPUT, GATE, SCALE))
+    assert block.__dict__[RAN] == {"norms fused with their modulation": 2}
+    assert block.seen == [torch.Tensor] * 2
+
+
+@torch.no_grad()
+def test_a_scaled_norm_of_another_dtype_is_called() -> None:
+    block = Block().double()
+    inputs = tuple(each.double() for each in (X, OUTPUT, GATE, SCALE))
+    assert_same(changed(Block.of_an_argument)(block, *inputs), block.of_an_argument(*inputs))
+    assert not block.__dict__[RAN]
+
+
 @pytest.mark.parametrize("method", AT_ONCE)
 @torch.no_grad()
 def test_a_sum_that_something_else_follows_is_computed_at_once(method: Method) -> None:
@@ -191,7 +215,7 @@ def test_a_norm_with_a_hook_is_called_with_the_sum() -> None:
     torch.testing.assert_close(seen[0], X + GATE * OUTPUT)
 
 
-@pytest.mark.parametrize("method", WAITING)
+@pytest.mark.parametrize("method", [*WAITING, Block.of_an_argument])
 @torch.no_grad()
 def test_it_compiles_into_one_graph(method: Method) -> None:
     block = Block()
