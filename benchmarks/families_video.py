@@ -99,6 +99,17 @@ def _hunyuan(draw: Draw, size: Size) -> dict[str, Any]:
     }
 
 
+def _cosmos(draw: Draw, size: Size) -> dict[str, Any]:
+    """A frame rate, by which positions in time are scaled."""
+    return {
+        "hidden_states": _video(draw, size),
+        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
+        "attention_mask": mask(size.tokens).bool(),
+        "timestep": timesteps(draw.dtype),
+        "fps": 16,
+    }
+
+
 def _latte(draw: Draw, size: Size) -> dict[str, Any]:
     return {
         "hidden_states": _video(draw, size),
@@ -218,6 +229,21 @@ FAMILIES = (
             "max_sequence_length": 8,
         },
         _masked,
+    ),
+    Family(
+        "Cosmos",
+        "CosmosTransformer3DModel",
+        {
+            **_HEADS,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 2,
+            "text_embed_dim": _TEXT,
+            "adaln_lora_dim": 8,
+            "max_size": (4, 16, 16),
+            "concat_padding_mask": False,
+        },
+        _cosmos,
     ),
     Family(
         "Latte",

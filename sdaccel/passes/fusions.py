@@ -13,7 +13,7 @@ from .channel_norms import channel_norm_rule
 from .feed_forwards import approximate_gelu, gated, silu_in_fp32
 from .group_norms import norm_before_attention, norm_then_silu
 from .norms import norm_rule
-from .rotations import rotation_rule
+from .rotations import never_rotating, rotation_rule
 from .swap import Rule, Swap, is_hooked, name_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def swaps(model: torch.nn.Module, left_out: Container[int] = ()) -> Iterator[Swa
     owners = Counter(id(child) for module in modules for child in module.children())
     done: set[int] = set()
     norms_with_silu: Rule = partial(norm_then_silu, owners=owners)
-    for rule in (rotation_rule, block_rule, norms_with_silu, norm_before_attention, _leaf_rule):
+    rotations: Rule = partial(rotation_rule, left_out=never_rotating(modules))
+    for rule in (rotations, block_rule, norms_with_silu, norm_before_attention, _leaf_rule):
         for module in modules:
             for swap in rule(module):
                 if id(swap.owner) not in done:

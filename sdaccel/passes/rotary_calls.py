@@ -57,6 +57,18 @@ def strided(stock: Forward, hidden_states: Any, freqs_cos: Any, freqs_sin: Any) 
     return _rotated(stock, given, 1, freqs_cos, freqs_sin, "interleaved")
 
 
+def chunked(stock: Forward, hidden_states: Any, freqs_cis: Any) -> Any:
+    """Helios': cos and sin (B, S, D) side by side, of which every other one is used."""
+    cos, sin = freqs_cis.chunk(2, dim=-1)
+    return _rotated(stock, (hidden_states, freqs_cis), 1, cos, sin)
+
+
+def first_channels(stock: Forward, hidden_states: Any, cos: Any, sin: Any) -> Any:
+    """MiniMax-H3's: cos and sin (S, R), the first R channels of a head in halves."""
+    given = (hidden_states, cos, sin)
+    return _rotated(stock, given, 1, cos, sin, "half", rotary_dim=cos.shape[-1])
+
+
 def by_heads(stock: Forward, x: Any, freqs_cos: Any, freqs_sin: Any) -> Any:
     """Mochi's: cos and sin (S, H, D/2)."""
     return _rotated(stock, (x, freqs_cos, freqs_sin), 1, freqs_cos[None], freqs_sin[None])
@@ -65,6 +77,15 @@ def by_heads(stock: Forward, x: Any, freqs_cos: Any, freqs_sin: Any) -> Any:
 def flat(stock: Forward, x: Any, freqs: Any) -> Any:
     """LTX's: cos and sin (B, S, H * D), for heads that lie flat."""
     return _rotated(stock, (x, freqs), 1, *freqs)
+
+
+def flat_halves(stock: Forward, x: Any, freqs: Any) -> Any:
+    """LTX 2's other: cos and sin (B, H, S, D/2), heads that lie flat and are turned in halves."""
+    cos, sin = freqs
+    if cos.dim() != 4 or len(x.shape) != 3:
+        return stock(_value(x), freqs)
+    cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
+    return _rotated(stock, (x, freqs), 1, cos, sin, "half", heads=cos.shape[2])
 
 
 def _complex(stock: Forward, x: Any, freqs: torch.Tensor, given: tuple[Any, ...]) -> Any:
@@ -82,6 +103,7 @@ def _rotated(
     cos: torch.Tensor,
     sin: torch.Tensor,
     layout: str = "interleaved",
+    **form: int,
 ) -> Any:
     """The first of `given` rotated by the op, or by the stock function if it can't."""
     import torch
@@ -96,9 +118,9 @@ def _rotated(
     if not fits or in_cache(x):
         return stock(_value(x), *given[1:])
     if waiting:
-        return x.rotated(sequence_dim, cos, sin, layout=layout)
+        return x.rotated(sequence_dim, cos, sin, layout=layout, **form)
     rotated = x.clone()
-    rotate_in_place(rotated, sequence_dim, cos=cos, sin=sin, layout=layout)
+    rotate_in_place(rotated, sequence_dim, cos=cos, sin=sin, layout=layout, **form)
     return rotated
 
 

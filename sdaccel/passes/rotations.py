@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +33,9 @@ def _all_norms(attention: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Processor:
-    """What its rotation is called, and which norms precede one, given its attention."""
+    """What its rotations are called, and which norms precede one, given its attention."""
 
-    rotation: str = "apply_rotary_emb"
+    rotations: tuple[str, ...] = ("apply_rotary_emb",)
     waiting: Callable[[Any], tuple[str, ...]] = _all_norms
     stays_flat: bool = False
 
@@ -48,6 +48,15 @@ def _no_key_in_cross(attention: Any) -> tuple[str, ...]:
     return ("norm_q",) if attention.is_cross_attention else _NORMS
 
 
+def _query_only(attention: Any) -> tuple[str, ...]:
+    return ("norm_q",)
+
+
+def _unless_added(attention: Any) -> tuple[str, ...]:
+    """What lies behind text of other projections is a view of a copy."""
+    return () if attention.add_q_proj is not None else _NORMS
+
+
 def _own_only(attention: Any) -> tuple[str, ...]:
     """The text's query and key are not rotated."""
     return _NORMS[:2]
@@ -55,17 +64,30 @@ def _own_only(attention: Any) -> tuple[str, ...]:
 
 _TRANSFORMERS = "diffusers.models.transformers.transformer_"
 _ATTENTION = "diffusers.models.attention_processor."
+_LTX2 = Processor(("apply_interleaved_rotary_emb", "apply_split_rotary_emb"), stays_flat=True)
+_ACE_STEP = "diffusers.models.transformers.ace_step_transformer.AceStepAttnProcessor2_0"
 PROCESSORS = {
+    _ACE_STEP: Processor(waiting=_unless_cross),
     f"{_TRANSFORMERS}flux.FluxAttnProcessor": Processor(),
     f"{_TRANSFORMERS}flux2.Flux2AttnProcessor": Processor(),
     f"{_TRANSFORMERS}flux2.Flux2ParallelSelfAttnProcessor": Processor(),
+    f"{_TRANSFORMERS}flux2.Flux2KVAttnProcessor": Processor(),
+    f"{_TRANSFORMERS}flux2.Flux2KVParallelSelfAttnProcessor": Processor(),
+    f"{_TRANSFORMERS}flux3.Flux3AttnProcessor": Processor(),
     f"{_TRANSFORMERS}bria.BriaAttnProcessor": Processor(),
     f"{_TRANSFORMERS}bria_fibo.BriaFiboAttnProcessor": Processor(),
+    f"{_TRANSFORMERS}bria_fibo2.BriaFibo2AttnProcessor": Processor(),
+    f"{_TRANSFORMERS}cogview4.CogView4AttnProcessor": Processor(),
+    f"{_TRANSFORMERS}glm_image.GlmImageAttnProcessor": Processor(),
+    f"{_TRANSFORMERS}easyanimate.EasyAnimateAttnProcessor2_0": Processor(waiting=_unless_added),
     f"{_TRANSFORMERS}longcat_image.LongCatImageAttnProcessor": Processor(),
     f"{_TRANSFORMERS}ovis_image.OvisImageAttnProcessor": Processor(),
     f"{_TRANSFORMERS}krea2.Krea2AttnProcessor": Processor(),
     f"{_TRANSFORMERS}qwenimage.QwenDoubleStreamAttnProcessor2_0": Processor(
-        "apply_rotary_emb_qwen"
+        ("apply_rotary_emb_qwen",)
+    ),
+    f"{_TRANSFORMERS}nucleusmoe_image.NucleusMoEAttnProcessor2_0": Processor(
+        ("_apply_rotary_emb_nucleus",)
     ),
     f"{_TRANSFORMERS}z_image.ZSingleStreamAttnProcessor": Processor(),
     f"{_TRANSFORMERS}lumina2.Lumina2AttnProcessor2_0": Processor(),
@@ -73,7 +95,19 @@ PROCESSORS = {
     f"{_TRANSFORMERS}wan_animate.WanAttnProcessor": Processor(waiting=_unless_cross),
     f"{_TRANSFORMERS}chronoedit.WanAttnProcessor": Processor(waiting=_unless_cross),
     f"{_TRANSFORMERS}skyreels_v2.SkyReelsV2AttnProcessor": Processor(waiting=_unless_cross),
+    f"{_TRANSFORMERS}helios.HeliosAttnProcessor": Processor(
+        ("apply_rotary_emb_transposed",), _unless_cross
+    ),
+    f"{_TRANSFORMERS}cosmos.CosmosAttnProcessor2_0": Processor(waiting=_unless_cross),
+    f"{_TRANSFORMERS}cosmos.CosmosAttnProcessor2_5": Processor(waiting=_unless_cross),
+    f"{_TRANSFORMERS}motif_video.MotifVideoAttnProcessor2_0": Processor(waiting=_own_only),
+    f"{_TRANSFORMERS}motif_video.MotifVideoCrossAttnProcessor2_0": Processor(waiting=_query_only),
+    f"{_TRANSFORMERS}minimax_h3.MiniMaxH3AttnProcessor": Processor(("_apply_rotary_emb",)),
     f"{_TRANSFORMERS}ltx.LTXVideoAttnProcessor": Processor(stays_flat=True),
+    f"{_TRANSFORMERS}ltx2.LTX2AudioVideoAttnProcessor": _LTX2,
+    f"{_TRANSFORMERS}ltx2.LTX2PerturbedAttnProcessor": _LTX2,
+    f"{_TRANSFORMERS}sana_wm_refiner.SanaWMLTX2AudioVideoAttnProcessor": _LTX2,
+    f"{_TRANSFORMERS}sana_wm_refiner.SanaWMLTX2PerturbedAttnProcessor": _LTX2,
     f"{_TRANSFORMERS}hunyuan_video.HunyuanVideoAttnProcessor2_0": Processor(waiting=_own_only),
     f"{_TRANSFORMERS}hunyuan_video15.HunyuanVideo15AttnProcessor2_0": Processor(waiting=_own_only),
     f"{_TRANSFORMERS}hunyuanimage.HunyuanImageAttnProcessor": Processor(waiting=_own_only),
@@ -81,6 +115,7 @@ PROCESSORS = {
     f"{_ATTENTION}FusedCogVideoXAttnProcessor2_0": Processor(),
     f"{_ATTENTION}HunyuanAttnProcessor2_0": Processor(waiting=_no_key_in_cross),
     f"{_ATTENTION}FusedHunyuanAttnProcessor2_0": Processor(waiting=_no_key_in_cross),
+    f"{_ATTENTION}LuminaAttnProcessor2_0": Processor(waiting=_no_key_in_cross),
     f"{_ATTENTION}MochiAttnProcessor2_0": Processor(waiting=_own_only),
 }
 
@@ -98,28 +133,50 @@ ROTATIONS = {
     "4864fc09fa91": Rotation(rotary_calls.qwen, 6),
     "f3d309d91439": Rotation(rotary_calls.complex_numbers, 6),
     "4b0600907925": Rotation(rotary_calls.strided, 8),
+    "0b0137f7382f": Rotation(rotary_calls.complex_numbers, 6),
+    "ff16059143b6": Rotation(rotary_calls.chunked, 8),
     "37e25da236a5": Rotation(rotary_calls.flat, 16),
+    "839230961f0c": Rotation(rotary_calls.flat_halves, 11),
+    "9d8c0d0e840c": Rotation(rotary_calls.first_channels, 12),
     "78f7cf838180": Rotation(rotary_calls.by_heads, 10),
 }
 """What a rotation's source computes, by its fingerprint."""
 
+_OF_TEXT = {
+    f"{_TRANSFORMERS}ltx.LTXVideoTransformerBlock": ("attn2",),
+    f"{_TRANSFORMERS}ltx2.LTX2VideoTransformerBlock": ("attn2", "audio_attn2"),
+    f"{_TRANSFORMERS}sana_wm_refiner.SanaWMLTX2RefinerTransformerBlock": ("attn2",),
+}
+"""A block's attentions to text, which rotate nothing and don't know it themselves."""
 
-def rotation_rule(attention: Any) -> Iterator[Swap]:
+
+def never_rotating(modules: Iterable[Any]) -> set[int]:
+    """The `id` of each attention among the modules to which its block gives no rotation."""
+    return {
+        id(getattr(block, name))
+        for block in modules
+        for name in _OF_TEXT.get(name_of(type(block)), ())
+    }
+
+
+def rotation_rule(attention: Any, left_out: Container[int] = ()) -> Iterator[Swap]:
     """An attention module's processor and norms, where the table knows the processor."""
+    if id(attention) in left_out:
+        return
     processor = getattr(attention, "processor", None)
     kind: Any = type(processor)
     entry = PROCESSORS.get(name_of(kind))
-    found = None if entry is None else _rewritten(kind, entry.rotation)
+    found = None if entry is None else _rewritten(kind, entry.rotations)
     if entry is None or found is None:
         return
-    subclass, rotation = found
+    subclass, rotation_passes = found
     norms = [getattr(attention, name, None) for name in entry.waiting(attention)]
     norms = [each for each in norms if _is_known(each)]
     if not norms:
         return
     yield Swap(processor, subclass, {"rotation of q/k": 1}, 0)
     for norm in norms:
-        saved = stock_passes(norm) + rotation.passes - 2
+        saved = stock_passes(norm) + rotation_passes - 2
         yield swap(norm, _waits(entry.stays_flat), "q/k norm+rotation", saved)
 
 
@@ -175,24 +232,31 @@ def _waits(stays_flat: bool) -> Callable[[Forward], Forward]:
 
 
 @functools.cache
-def _rewritten(kind: Any, rotation: str) -> tuple[type, Rotation] | None:
-    """The processor's subclass; None where its source is not the one that was read."""
-    known = _rotation_of(kind.__call__, rotation)
-    if known is None:
+def _rewritten(kind: Any, names: tuple[str, ...]) -> tuple[type, int] | None:
+    """The processor's subclass, and the passes that each of its rotations takes at least.
+
+    None where its source is not the one that was read.
+    """
+    known = {name: _rotation_of(kind.__call__, name) for name in names}
+    rotations = {f"_sdaccel_{name}": each for name, each in known.items() if each is not None}
+    if len(rotations) < len(names):
         return None
 
     def change(definition: ast.FunctionDef) -> None:
         for node in ast.walk(definition):
-            if isinstance(node, ast.Call) and _is_named(node.func, rotation):
-                node.args.insert(0, node.func)
-                node.func = ast.copy_location(ast.Name("_sdaccel_rotation", ast.Load()), node.func)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                own = f"_sdaccel_{node.func.id}"
+                if own in rotations:
+                    node.args.insert(0, node.func)
+                    node.func = ast.copy_location(ast.Name(own, ast.Load()), node.func)
 
-    call = rewritten(kind.__call__, change, {"_sdaccel_rotation": known.call})
+    calls = {own: each.call for own, each in rotations.items()}
+    call = rewritten(kind.__call__, change, calls)
     if call is None:
         return None
     subclass = same_name_subclass(kind, {"__call__": call})
     register_as_its_base(subclass)
-    return subclass, known
+    return subclass, min(each.passes for each in rotations.values())
 
 
 def _rotation_of(call: Forward, name: str) -> Rotation | None:
@@ -213,7 +277,3 @@ def _rotation_of(call: Forward, name: str) -> Rotation | None:
 def _known(function: Any) -> Rotation | None:
     definition = syntax_of(function) if callable(function) else None
     return None if definition is None else ROTATIONS.get(fingerprint(definition))
-
-
-def _is_named(node: ast.expr, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name

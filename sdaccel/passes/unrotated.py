@@ -62,8 +62,8 @@ class HeadNorm:
 class Unrotated(Pending):
     """The norm of a fresh projection, not yet computed; `ran` counts what was fused.
 
-    `across_heads`: of all heads of x (B, S, H, D) together, since it was unflattened. `whole` is
-    what this is a slice of.
+    `across_heads`: of all heads of x (B, S, H, D) together, since it was unflattened. `slice_of`
+    says of what this is a slice, and by which index.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Unrotated(Pending):
         norm: HeadNorm,
         ran: Counter[str],
         across_heads: bool = False,
-        whole: Unrotated | None = None,
+        slice_of: tuple[Unrotated, Any] | None = None,
     ) -> None:
         super().__init__(x)
         self._norm = norm
         self._ran = ran
         self._across_heads = across_heads
-        self._whole = whole
+        self._slice_of = slice_of
         self._spent = False
 
     def _check_unchanged(self) -> None:
@@ -90,9 +90,19 @@ class Unrotated(Pending):
             )
 
     def _compute(self) -> torch.Tensor:
+        if self._slice_of is not None and not self._slice_of[0]._spent:
+            whole, index = self._slice_of
+            return whole.value()[index]
         if self._across_heads:
             return self._norm.out_of_place(self._like.flatten(2)).view(self._like.shape)
         return self._norm.out_of_place(self._like)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """It goes on waiting where its own dtype is all that is asked for."""
+        asked = (*args, *kwargs.values())
+        if self._value is None and len(asked) == 1 and asked[0] is self.dtype:
+            return self
+        return self.value().to(*args, **kwargs)
 
     def unflatten(self, dim: int, sizes: Sequence[int]) -> Any:
         """Heads, after a norm across them: a view that still waits."""
@@ -101,19 +111,29 @@ class Unrotated(Pending):
             return Unrotated(self._like.unflatten(dim, sizes), self._norm, self._ran, True)
         return self.value().unflatten(dim, sizes)
 
+    def view(self, *sizes: Any) -> Any:
+        """Heads by way of `view`, as by `unflatten`."""
+        if self._value is None and self._like.dim() == 3 and len(sizes) == 4:
+            heads = self._like.view(*sizes)
+            if heads.shape[:2] == self._like.shape[:2]:
+                return self.unflatten(2, heads.shape[2:])
+        return self.value().view(*sizes)
+
     def __getitem__(self, index: Any) -> Any:
         indices = index if isinstance(index, tuple) else (index,)
-        views = len(indices) < self._like.dim() and all(type(each) is slice for each in indices)
-        if self._value is None and views:
+        slices = all(type(each) is slice for each in indices)
+        whole = len(indices) < self._like.dim() or indices[-1] == slice(None)
+        if self._value is None and slices and whole:
             x = self._like[index]
-            return Unrotated(x, self._norm, self._ran, self._across_heads, whole=self)
+            return Unrotated(x, self._norm, self._ran, self._across_heads, (self, index))
         return self.value()[index]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Tokens from one on, rotated in place: then only those before are still to normalise."""
         if self._value is None and _is_rest(value, self._like, index):
-            head = self._like.narrow(len(index) - 1, 0, index[-1].start)
-            self._norm.in_place(tokens_first(head, len(index) - 1), self._across_heads)
+            dim = _sliced(index)
+            head = self._like.narrow(dim, 0, index[dim].start)
+            self._norm.in_place(tokens_first(head, dim), self._across_heads)
             self._value = self._like
         else:
             self.value()[index] = value
@@ -127,19 +147,21 @@ class Unrotated(Pending):
             return NotImplemented
         return Joined(args[0], dim, self._ran)
 
-    def rotated(self, sequence_dim: int, cos: torch.Tensor, sin: torch.Tensor, **form: Any) -> Any:
-        """The norm, rotated: what was the projection."""
+    def rotated(
+        self, sequence_dim: int, cos: torch.Tensor, sin: torch.Tensor, heads: int = 1, **form: Any
+    ) -> Any:
+        """The norm, rotated: what was the projection; `heads` of what lies flat."""
         if self._value is not None:
             x = self._value.clone()
-            rotate_in_place(x, sequence_dim, cos=cos, sin=sin, **form)
+            rotate_in_place(x, sequence_dim, heads, cos=cos, sin=sin, **form)
             return x
         self._check_unchanged()
         self._ran[FUSED] += 1
-        x = tokens_first(self._like, sequence_dim)
-        self._norm.in_place(x, self._across_heads, cos=cos, sin=sin, **form)
+        x = tokens_first(self._like, sequence_dim, heads)
+        self._norm.in_place(x, self._across_heads or heads > 1, cos=cos, sin=sin, **form)
         self._spent = True
-        if self._whole is not None:
-            self._whole._spent = True
+        if self._slice_of is not None:
+            self._slice_of[0]._spent = True
         return self._like
 
 
@@ -164,11 +186,13 @@ class Joined(Pending):
     def _compute(self) -> torch.Tensor:
         return self._in_place({})
 
-    def rotated(self, sequence_dim: int, cos: torch.Tensor, sin: torch.Tensor, **form: Any) -> Any:
+    def rotated(
+        self, sequence_dim: int, cos: torch.Tensor, sin: torch.Tensor, heads: int = 1, **form: Any
+    ) -> Any:
         """All of them normalised and rotated, in one tensor."""
-        if self._value is not None or sequence_dim != self._dim:
+        if self._value is not None or sequence_dim != self._dim or heads > 1:
             x = self.value().clone()
-            rotate_in_place(x, sequence_dim, cos=cos, sin=sin, **form)
+            rotate_in_place(x, sequence_dim, heads, cos=cos, sin=sin, **form)
             return x
         self._ran[FUSED] += 1
         return self._in_place({"cos": cos, "sin": sin}, **form)
@@ -192,31 +216,40 @@ class Joined(Pending):
         return x
 
 
-def tokens_first(x: torch.Tensor, sequence_dim: int) -> torch.Tensor:
-    """x as (B, S, H, D), a view; flattened heads are one."""
+def tokens_first(x: torch.Tensor, sequence_dim: int, heads: int = 1) -> torch.Tensor:
+    """x as (B, S, H, D), a view; heads that lie flat are one, unless it is said how many."""
     if x.dim() == 3:
-        return x.unsqueeze(2)
+        return x.view(*x.shape[:2], heads, x.shape[2] // heads)
     return x if sequence_dim == 1 else x.transpose(1, 2)
 
 
-def rotate_in_place(x: torch.Tensor, sequence_dim: int, **rotation: Any) -> None:
+def rotate_in_place(x: torch.Tensor, sequence_dim: int, heads: int = 1, **rotation: Any) -> None:
     """Rotate x where it lies; nothing is normalised."""
     from ..kernels.qk_norm_rope import qk_norm_rope
 
-    x = tokens_first(x, sequence_dim)
+    x = tokens_first(x, sequence_dim, heads)
     qk_norm_rope(x, x[:, :, :0], norm=None, **rotation)
+
+
+def _sliced(index: Sequence[slice]) -> int:
+    """The last dimension of which an index doesn't mean everything."""
+    return max((dim for dim, each in enumerate(index) if each != slice(None)), default=0)
 
 
 def _is_rest(value: Any, x: torch.Tensor, index: Any) -> bool:
     """Whether an index means all tokens from one on, and `value` is the view of x of just these."""
     import torch
 
+    if not isinstance(index, tuple) or not all(type(each) is slice for each in index):
+        return False
+    dim = _sliced(index)
+    tokens = index[dim]
     return (
-        isinstance(index, tuple)
-        and all(type(each) is slice and each.stop is None for each in index)
-        and all(each == slice(None) for each in index[:-1])
-        and isinstance(index[-1].start, int)
-        and index[-1].start >= 0
+        all(each == slice(None) for each in (*index[:dim], *index[dim + 1 :]))
+        and isinstance(tokens.start, int)
+        and tokens.start >= 0
+        and tokens.stop is None
+        and tokens.step is None
         and isinstance(value, torch.Tensor)
         and value.shape == x[index].shape
         and value.stride() == x[index].stride()

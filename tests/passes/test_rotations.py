@@ -15,7 +15,16 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from kernel_checks import noise
 
 import sdaccel
-from sdaccel.passes.rotary_calls import by_heads, complex_numbers, qwen, real, strided
+from sdaccel.passes.rotary_calls import (
+    by_heads,
+    chunked,
+    complex_numbers,
+    first_channels,
+    flat_halves,
+    qwen,
+    real,
+    strided,
+)
 from sdaccel.passes.rotations import PROCESSORS, _rewritten, rotation_rule
 from sdaccel.passes.swap import RAN
 from sdaccel.passes.unrotated import FUSED
@@ -56,7 +65,7 @@ def flux_inputs() -> dict[str, Any]:
 def test_the_installed_diffusers_has_the_processors_that_were_read(name: str) -> None:
     module, _, kind = name.rpartition(".")
     processor = getattr(importlib.import_module(module), kind)
-    found = _rewritten(processor, PROCESSORS[name].rotation)
+    found = _rewritten(processor, PROCESSORS[name].rotations)
     assert found is not None
     assert found[0].__name__ == processor.__name__
 
@@ -131,7 +140,7 @@ def test_a_rotation_that_was_not_read_is_left(monkeypatch: pytest.MonkeyPatch) -
         return x + freqs_cis[0].sum()
 
     monkeypatch.setattr(transformer_flux, "apply_rotary_emb", apply_rotary_emb)
-    assert _rewritten.__wrapped__(FluxAttnProcessor, "apply_rotary_emb") is None
+    assert _rewritten.__wrapped__(FluxAttnProcessor, ("apply_rotary_emb",)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -143,6 +152,8 @@ def test_every_form_of_tables_rotates_as_it_is_meant(dtype: torch.dtype) -> None
     cos, sin = ANGLES.cos().to(dtype), ANGLES.sin().to(dtype)
     wide = [each.repeat_interleave(2, dim=1) for each in (cos, sin)]
     heads = [each[:, None].expand(-1, 3, -1) for each in (cos, sin)]
+    halves = [torch.cat([each, each], 1) for each in (cos, sin)]
+    order = torch.cat([torch.arange(0, 8, 2), torch.arange(1, 8, 2)])
     for found in (
         real(apply_rotary_emb, X, tuple(wide), sequence_dim=1),
         real(apply_rotary_emb, X.transpose(1, 2), tuple(wide)).transpose(1, 2),
@@ -151,9 +162,16 @@ def test_every_form_of_tables_rotates_as_it_is_meant(dtype: torch.dtype) -> None
         complex_numbers(apply_rotary_emb, X, numbers[None]),
         strided(apply_rotary_emb, X, *(each[None, :, None] for each in wide)),
         by_heads(apply_rotary_emb, X, *heads),
+        chunked(apply_rotary_emb, X, torch.cat(wide, 1)[None]),
     ):
         torch.testing.assert_close(found, expected)
         assert found.data_ptr() != X.data_ptr(), "what no norm precedes is not written"
+    apart, by_head = X[..., order], [each.transpose(0, 1)[None] for each in heads]
+    for found in (
+        first_channels(apply_rotary_emb, apart, *halves),
+        flat_halves(apply_rotary_emb, apart.flatten(2), by_head).unflatten(2, (3, 8)),
+    ):
+        torch.testing.assert_close(found, expected[..., order])
 
 
 @torch.no_grad()

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_ltx2 import apply_split_rotary_emb
 from kernel_checks import noise
 
-from sdaccel.passes.rotary_calls import flat, real, strided
+from sdaccel.passes.rotary_calls import flat, flat_halves, real, strided
 from sdaccel.passes.unrotated import FUSED, HeadNorm, Unrotated
 
 B, S, H, D = 2, 6, 3, 8
@@ -84,6 +85,18 @@ def test_tokens_behind_the_text_are_rotated_where_they_lie() -> None:
 
 
 @torch.no_grad()
+def test_an_index_may_name_every_dimension_and_the_dtype_be_asked_for_again() -> None:
+    x, ran, tables = projection(), Counter[str](), (TABLES[0][2:], TABLES[1][2:])
+    expected = normed(x)
+    expected[:, 2:] = apply_rotary_emb(expected[:, 2:], tables, sequence_dim=1)
+    query = waiting(x, ran=ran).to(dtype=x.dtype)
+    query[:, 2:, :, :] = real(apply_rotary_emb, query[:, 2:, :, :], tables, sequence_dim=1)
+    torch.testing.assert_close(query.contiguous(), expected)
+    assert ran[FUSED] == 1
+    assert waiting(projection()).to(torch.float64).dtype == torch.float64
+
+
+@torch.no_grad()
 def test_anything_else_that_is_assigned_to_tokens_is_assigned() -> None:
     query, expected = waiting(projection()), normed(projection())
     query[:, 1:3], expected[:, 1:3] = 1.0, 1.0
@@ -111,6 +124,8 @@ def test_a_norm_across_heads_waits_while_heads_are_unflattened() -> None:
         query = waiting(packed, weight).unflatten(2, (H, -1))
         assert query.shape == expected.shape
         torch.testing.assert_close(strided(apply_rotary_emb, query, cos, sin), expected)
+    query = waiting(x.clone(), weight).view(B, -1, H, D)
+    torch.testing.assert_close(strided(apply_rotary_emb, query, cos, sin), expected)
     query = waiting(x, weight).unflatten(2, (H, -1))
     torch.testing.assert_close(query.contiguous(), normed(x, weight).unflatten(2, (H, -1)))
 
@@ -125,6 +140,11 @@ def test_heads_that_lie_flat_are_rotated_before_they_are_unflattened() -> None:
     expected = normed(x, weight) * tables[0] + turned * tables[1]
     torch.testing.assert_close(
         flat(apply_rotary_emb, waiting(x.clone(), weight, stays_flat=True), tables), expected
+    )
+    halves = [each[..., ::2].unflatten(2, (H, -1)).swapaxes(1, 2) for each in tables]
+    given, normal = waiting(x.clone(), weight, stays_flat=True), normed(x, weight)
+    torch.testing.assert_close(
+        flat_halves(apply_split_rotary_emb, given, halves), apply_split_rotary_emb(normal, halves)
     )
     heads = waiting(x, weight, stays_flat=True).unflatten(2, (H, -1))
     assert isinstance(heads, torch.Tensor), "no rotation comes any more"
@@ -164,3 +184,18 @@ def test_to_use_it_again_after_its_rotation_is_an_error_not_another_result() -> 
     for use in (query.value, lambda: real(apply_rotary_emb, query, TABLES, sequence_dim=1)):
         with pytest.raises(RuntimeError, match="after its rotation"):
             use()
+
+
+@torch.no_grad()
+def test_what_is_sliced_and_not_rotated_here_is_normalised_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed = []
+    out_of_place = HeadNorm.out_of_place
+    monkeypatch.setattr(
+        HeadNorm, "out_of_place", lambda *given: computed.append(1) or out_of_place(*given)
+    )
+    query, expected = waiting(projection()), normed(projection())
+    query[:, 2:], expected[:, 2:] = query[:, 2:] * 2.0, expected[:, 2:] * 2.0
+    torch.testing.assert_close(query.value(), expected)
+    assert len(computed) == 1
