@@ -2,7 +2,8 @@
 
 Shapes: query (B, H, S, D), key and value (B, Hk, T, D) with layout="bhsd", or with heads and tokens
 swapped with layout="bshd". Any strides will do as long as a head's channels lie side by side: views
-of a packed (B, S, 3, H, D) too. D is 1 to 256. Hk divides H: each key head serves H / Hk query
+of a packed (B, S, 3, H, D) too; where rows don't begin at multiples of 16 bytes, as with a D of 17,
+they are copied to where they do. D is 1 to 256. Hk divides H: each key head serves H / Hk query
 heads that follow one another (GQA). The result is in query's shape and dtype; in memory it is
 (B, S, H, D) for both layouts, so that merging the heads into (B, S, H * D) copies nothing.
 
@@ -161,27 +162,38 @@ def attention_cost(
 
 def ahead_of_time() -> Iterator[str]:
     """Launch the kernel at the shapes of real models, for compiling without a GPU; see `ahead`."""
-    half, single = torch.bfloat16, torch.float32
-    for name, heads, kept, queries, keys, dim, dtype, mask in (
-        ("FLUX", 24, 24, 4608, 4608, 128, half, None),
-        ("SD1.5 64x64", 8, 8, 4096, 4096, 40, torch.float16, None),
-        ("SD1.5 32x32", 8, 8, 1024, 1024, 80, torch.float16, None),
-        ("SD1.5 16x16", 8, 8, 256, 256, 160, torch.float16, None),
-        ("SD1.5 to text", 8, 8, 4096, 77, 40, torch.float16, None),
-        ("SDXL and SD3", 24, 24, 4096, 4096, 64, half, None),
-        ("PixArt to text", 16, 16, 4096, 300, 72, half, half),
-        ("Lumina2", 24, 8, 4352, 4352, 96, half, torch.bool),
-        ("mask by query", 24, 24, 4096, 4096, 128, half, half),
-        ("Wan-14B", 40, 40, 32760, 32760, 128, half, None),
-        ("256 channels", 8, 8, 4096, 4096, 256, half, None),
-        ("SDXL in fp32", 24, 24, 4608, 4608, 64, single, None),
+    half, single, truth = torch.bfloat16, torch.float32, torch.bool
+    for name, heads, kept, queries, keys, dim, dtype, mask, by_query in (
+        ("FLUX", 24, 24, 4608, 4608, 128, half, None, False),
+        ("SD1.5 64x64", 8, 8, 4096, 4096, 40, torch.float16, None, False),
+        ("SD1.5 32x32", 8, 8, 1024, 1024, 80, torch.float16, None, False),
+        ("SD1.5 16x16", 8, 8, 256, 256, 160, torch.float16, None, False),
+        ("SD1.5 to text", 8, 8, 4096, 77, 40, torch.float16, None, False),
+        ("SDXL and SD3", 24, 24, 4096, 4096, 64, half, None, False),
+        ("PixArt to text", 16, 16, 4096, 300, 72, half, half, False),
+        ("Lumina2", 24, 8, 4352, 4352, 96, half, truth, False),
+        ("mask by query", 24, 24, 4096, 4096, 128, half, half, True),
+        ("Wan-14B", 40, 40, 32760, 32760, 128, half, None, False),
+        ("16 channels", 8, 8, 4096, 4096, 16, half, None, False),
+        ("48 channels", 8, 8, 4096, 4096, 48, half, None, False),
+        ("48 channels, mask", 8, 8, 4096, 4096, 48, half, truth, False),
+        ("160 channels, mask by query", 8, 8, 4096, 4096, 160, half, half, True),
+        ("192 channels, mask", 8, 8, 4096, 4096, 192, half, truth, False),
+        ("256 channels", 8, 8, 4096, 4096, 256, half, None, False),
+        ("256 channels, mask", 8, 8, 4096, 4096, 256, half, truth, False),
+        ("256 channels, mask by query", 8, 8, 4096, 4096, 256, half, half, True),
+        ("SDXL in fp32", 24, 24, 4608, 4608, 64, single, None, False),
+        ("SD1.5 in fp32, mask by query", 8, 8, 4096, 4096, 40, single, single, True),
     ):
         query = torch.empty(2, queries, heads, dim, dtype=dtype, device="meta")
         key = query.new_empty(2, keys, kept, dim)
-        rows = queries if name == "mask by query" else 1
+        rows = queries if by_query else 1
         given = None if mask is None else query.new_empty(2, 1, rows, keys, dtype=mask)
         _run(query, key, key, given, None, None, "bshd")
         yield name
+    query = torch.empty(2, 4096, 8, 257, dtype=half, device="meta")[..., :256]
+    _run(query, query, query, None, None, None, "bshd")
+    yield "256 channels of 257"
 
 
 _OP = Operator(

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
 from .language import triton
 from .operator import Config, UnsupportedError
+
+_T = TypeVar("_T")
 
 MOST_CHANNELS = 256
 """Channels of a head: twice as many would leave no registers for the sums."""
@@ -47,7 +50,8 @@ _CUTS = {
         64: _Cut(128, 64, 8, 3),
         128: _Cut(128, 32, 8, 3),
         160: _Cut(128, 16, 8, 2),
-        256: _Cut(64, 32, 4, 1),
+        192: _Cut(64, 32, 4, 1),
+        256: _Cut(64, 32, 8, 1),
     },
     "sm_90": {
         128: _Cut(128, 128, 8, 2, boxes=True),
@@ -66,12 +70,22 @@ _CUTS = {
         256: _Cut(64, 16, 4, 1),
     },
     "gfx942": {
+        48: _Cut(128, 32, 4, 2),
         64: _Cut(128, 64, 4, 2),
         160: _Cut(128, 32, 4, 2),
         256: _Cut(64, 32, 4, 2),
     },
 }
 """By chip and by the most channels, MAIN and REST together, of a head in 16 bit."""
+
+_KEYS_BESIDE_A_MASK = {
+    "sm_80": {160: 64, 192: 16, 256: 64},
+    "sm_90": {256: 64},
+    "sm_100": {192: 64, 256: 32},
+    "sm_120": {128: 32, 256: 16},
+    "gfx942": {256: 32},
+}
+"""The most keys of a tile beside a tile of a mask, which takes as many registers as its logits."""
 
 _SPECIALISED = {
     64: _Cut(128, 128, 4, 2, boxes=True, specialised=True),
@@ -94,7 +108,12 @@ def config(
     """
     main, rest = parts_of(query.shape[-1])
     simple = boxes and not masked and not rest and block_size is None
-    if simple and _family(chip) == "sm_100" and query.element_size() == 2 and main in _SPECIALISED:
+    if (
+        simple
+        and family_of(chip) == "sm_100"
+        and query.element_size() == 2
+        and main in _SPECIALISED
+    ):
         cut = _SPECIALISED[main]
     else:
         cut = _cut(chip, main + rest, query.dtype)
@@ -109,7 +128,7 @@ def config(
     return Config(blocks, cut.warps, cut.stages, _boxes(main, rest, cut) if cut.boxes else {})
 
 
-def _family(chip: str) -> str:
+def family_of(chip: str) -> str:
     """The chip of the table whose instructions a chip has; sm_80 for what isn't known."""
     if chip.startswith("gfx"):
         return "gfx942"
@@ -118,14 +137,20 @@ def _family(chip: str) -> str:
 
 
 def _cut(chip: str, width: int, dtype: torch.dtype) -> _Cut:
-    family = _family(chip)
-    cut = next(cut for most, cut in _CUTS[family].items() if width <= most)
+    family = family_of(chip)
+    cut = _up_to(width, _CUTS[family])
     if dtype != torch.float32:
         return cut
     if chip.startswith("sm_") and width > _MOST_CHANNELS_FP32:
         raise UnsupportedError(f"more than {_MOST_CHANNELS_FP32} channels a head in fp32")
-    keys = 32 if family in ("sm_90", "sm_100", "gfx942") else 16
-    return _Cut(64, keys, 4, 2, cut.boxes)
+    if family in ("sm_90", "sm_100", "gfx942"):
+        return _Cut(64, 32, 4, 2, cut.boxes)
+    return _Cut(64, 16, 8, 2, cut.boxes)
+
+
+def _up_to(width: int, table: Mapping[int, _T]) -> _T:
+    """What stands in a table for the least number of channels that is enough."""
+    return next(each for most, each in table.items() if width <= most)
 
 
 def _fitted(
@@ -137,7 +162,7 @@ def _fitted(
 ) -> _Cut:
     """A cut with half the queries where there are few, fewer keys beside a mask, within blocks."""
     batches, heads, queries, _ = query.shape
-    family = _family(chip)
+    family = family_of(chip)
     few = batches * heads * math.ceil(queries / cut.queries) < _FEWEST_PROGRAMS
     if family == "sm_120" and query.shape[-1] > 128:
         # 64 queries, loaded by threads as they must be then, spill
@@ -152,8 +177,7 @@ def _fitted(
         # the addresses that threads load from take registers too
         columns = min(columns, 32)
     elif masked:
-        # and a tile of a mask takes as many as its logits
-        columns = min(columns, 32 if family == "sm_120" else 64)
+        columns = min(columns, _up_to(sum(parts_of(query.shape[-1])), _KEYS_BESIDE_A_MASK[family]))
     elif family == "sm_120" and block_size is not None:
         columns = min(columns, 32)
     return replace(cut, keys=min(cut.keys, columns))

@@ -10,7 +10,6 @@ from .attention_cuts import MOST_CHANNELS, config, parts_of
 from .attention_tiles import attention_kernel
 from .language import interpreted, triton
 from .operator import Config, UnsupportedError, launch, takes_boxes
-from .rotary import unit_of
 
 
 def run(
@@ -37,7 +36,8 @@ def run(
     if out.numel() == 0 or key.shape[2] == 0:
         return out.zero_()
     main, rest = parts_of(dim)
-    unit = unit_of(8, *query.stride()[:3], *key.stride()[:3], *value.stride()[:3])
+    query, key, value = (_aligned(each) for each in (query, key, value))
+    unit = 16 // query.element_size()
     arguments = {
         **_strided("query", query, rest, unit),
         **_strided("key", key, rest, unit),
@@ -72,6 +72,20 @@ def run(
 
     launch(attention_kernel, grid, arguments, constants, cut)
     return out
+
+
+def _aligned(x: torch.Tensor) -> torch.Tensor:
+    """x (B, H, S, D), or a copy of it where a row doesn't begin at a multiple of 16 bytes.
+
+    Many programs read each row: a pass over memory costs less than their loads of a value each,
+    whose addresses would take the registers of 256 channels.
+    """
+    sizes = zip(x.shape[:3], x.stride()[:3], strict=True)
+    steps = [stride * x.element_size() for length, stride in sizes if length > 1]
+    if not any(place % 16 for place in (x.data_ptr(), *steps)):
+        return x
+    dim = x.shape[3]
+    return x.new_empty(*x.shape[:3], 16 * triton.cdiv(dim, 16))[..., :dim].copy_(x)
 
 
 def _strided(name: str, x: torch.Tensor, rest: int, unit: int) -> dict[str, object]:

@@ -22,6 +22,8 @@ from sdaccel.errors import ArgumentError, SdaccelWarning
 from sdaccel.kernels import operator
 from sdaccel.kernels.attention import attention, attention_cost, attention_reference
 from sdaccel.kernels.attention_cuts import parts_of
+from sdaccel.kernels.attention_launch import _aligned
+from sdaccel.kernels.operator import takes_boxes
 
 DIMS = (8, 40, 64, 72, 80, 96, 128, 160, 256)
 # The weights are rounded to 16 bit as well as the result.
@@ -124,6 +126,16 @@ def test_odd_strides_and_a_shared_key() -> None:
     query = noise(2, 2, 5, 19)[..., 1:18]
     key, value = (noise(1, 1, 6, 17, seed=seed).expand(2, 2, -1, -1) for seed in (1, 2))
     assert_near(attention(query, key, value), truth(query, key, value))
+
+
+def test_only_rows_that_begin_at_odd_places_are_copied() -> None:
+    packed = noise(2, 9, 3, 2, 24, dtype=torch.float16)
+    for view in (packed[:, :, 1], packed[:, :, 0].transpose(1, 2), packed[:1, :, 0, :, 8:16]):
+        assert _aligned(view) is view
+    for odd in (noise(2, 2, 5, 19)[..., :16], noise(2, 2, 5, 20)[..., 1:17], noise(1, 1, 2, 17)):
+        copied = _aligned(odd)
+        assert torch.equal(copied, odd)
+        assert takes_boxes(copied)
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3])
