@@ -96,6 +96,36 @@ def statistics_kernel(
 
 
 @triton.jit
+def _own_block(
+    x_ptr,
+    lengths_ptr,
+    tokens,
+    heads,
+    blocks,
+    x_batch,
+    x_token,
+    x_head,
+    UNIT: tl.constexpr,
+    DIM: tl.constexpr,
+    TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """A program's block of one head's tokens, in fp32; where it is inside of how many; its place.
+
+    The place is the block's number and that of its head among those of all samples.
+    """
+    block = tl.program_id(0) % blocks
+    batch_head = (tl.program_id(0) // blocks).to(tl.int64)
+    batch, head = batch_head // heads, batch_head % heads
+    channel = tl.arange(0, WIDTH)
+    token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
+    length = keys_within(lengths_ptr, batch, tokens)
+    inside = (token < length)[:, None] & (channel < DIM)[None, :]
+    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside, UNIT)
+    return x, inside, length, block, batch_head
+
+
+@triton.jit
 def _parts(ptr, batch_head, splits, channel, DIM: tl.constexpr, SPLITS: tl.constexpr):
     """The statistics of one head, part by part: (SPLITS, WIDTH), zero outside."""
     split = tl.arange(0, SPLITS)
@@ -133,15 +163,11 @@ def quantize_int8_kernel(
     WIDTH: tl.constexpr,
 ):
     """One block of one head: (x - its mean) * factor, by token or as a whole."""
-    program = tl.program_id(0)
-    block = program % blocks
-    batch_head = (program // blocks).to(tl.int64)
-    batch, head = batch_head // heads, batch_head % heads
+    x, inside, length, block, batch_head = _own_block(
+        x_ptr, lengths_ptr, tokens, heads, blocks, x_batch, x_token, x_head,
+        UNIT, DIM, TOKENS, WIDTH,
+    )  # fmt: skip
     channel = tl.arange(0, WIDTH)
-    token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
-    length = keys_within(lengths_ptr, batch, tokens)
-    inside = (token < length)[:, None] & (channel < DIM)[None, :]
-    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside, UNIT)
     if sum_ptr is not None:
         parts = _parts(sum_ptr, batch_head, splits, channel, DIM, SPLITS)
         mean = tl.sum(parts, axis=0) / tl.maximum(length, 1).to(tl.float32)
@@ -184,20 +210,17 @@ def quantize_fp8_kernel(
     WIDTH: tl.constexpr,
 ):
     """One block of one head, by channel, and transposed."""
-    program = tl.program_id(0)
-    block = program % blocks
-    batch_head = (program // blocks).to(tl.int64)
-    batch, head = batch_head // heads, batch_head % heads
+    x, _, _, block, batch_head = _own_block(
+        x_ptr, lengths_ptr, tokens, heads, blocks, x_batch, x_token, x_head,
+        UNIT, DIM, TOKENS, WIDTH,
+    )  # fmt: skip
     channel = tl.arange(0, WIDTH)
-    token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
-    length = keys_within(lengths_ptr, batch, tokens)
-    inside = (token < length)[:, None] & (channel < DIM)[None, :]
-    x = _load_tokens(x_ptr, batch, token, head, x_batch, x_token, x_head, channel, inside, UNIT)
     parts = _parts(largest_ptr, batch_head, splits, channel, DIM, SPLITS)
     scale = _scale_of(tl.max(parts, axis=0), 448.0)
     row = batch_head * DEPTH + channel
     if block == 0:
         tl.store(scale_ptr + row, scale, channel < DEPTH)
     y = (x * (1.0 / scale)[None, :]).to(y_ptr.dtype.element_ty)
+    token = block * TOKENS + tl.arange(0, TOKENS)
     place = row[None, :] * (blocks * TOKENS) + token[:, None]
     tl.store(y_ptr + place, y, (channel < DEPTH)[None, :])
