@@ -15,6 +15,9 @@ of small ones, and 64 or 128 keys at a time are summed in the tensor cores, whic
 than fp32. Where the largest score so far moves, what was summed is scaled, as in flash attention.
 Scores beyond 10^7, whose neighbours fp32 no longer tells apart, may come out wrong or as NaN.
 
+Chips with a tensor memory accelerator fetch keys and values by it, unless value is expanded or its
+rows begin at no multiple of 16 bytes.
+
 Work: 4 B H S T D operations, half of them at the rate of int8, twice that of 16 bit; with "fp8" all
 of them at that rate. Memory: query, value and y once, key twice, and 8-bit copies.
 
@@ -45,9 +48,11 @@ from .attention_arguments import (
     empty_result,
     heads_before_tokens,
 )
+from .attention_cuts import family_of
 from .attention_int8_tiles import attention_int8_kernel
 from .attention_quantization import (
     BLOCK,
+    QuantizedAttention,
     keys_inside,
     multiplied_dtype,
     quantize_attention,
@@ -56,7 +61,7 @@ from .attention_quantization import (
 )
 from .cost import Cost, size
 from .language import interpreted, triton
-from .operator import Config, Operator, UnsupportedError, chip_of, launch
+from .operator import Config, Operator, UnsupportedError, chip_of, launch, takes_boxes
 from .rotary import unit_of
 
 ValueType = Literal["16bit", "fp8"]
@@ -81,34 +86,21 @@ def _run(
     y = empty_result(query, "bhsd")
     if y.numel() == 0 or key.shape[2] == 0:
         return y.zero_()
-    quantized = quantize_attention(query, key, value, key_lengths, scale, smooth_key, fp8)
-    seen = quantized.value.mT if fp8 else quantized.value
-    batch, head, token, channel = seen.stride()
-    unit = 1 if fp8 else unit_of(8, batch, head, token)
+    parts = quantize_attention(query, key, value, key_lengths, scale, smooth_key, fp8)
+    unit = 1 if fp8 else unit_of(8, *parts.value.stride()[:3])
     arguments = {
-        "query_ptr": quantized.query,
-        "query_scale_ptr": quantized.query_scale,
-        "key_ptr": quantized.key,
-        "key_scale_ptr": quantized.key_scale,
-        "value_ptr": seen,
-        "value_scale_ptr": quantized.value_scale,
+        **_quantized(parts, dim, unit),
         "lengths_ptr": key_lengths,
         "y_ptr": y,
         "tokens": tokens,
         "key_tokens": key.shape[2],
         "heads": heads,
         "group": heads // key.shape[1],
-        "padded_tokens": quantized.query.shape[2],
-        "key_blocks": quantized.key_scale.shape[2],
-        "value_batch": batch // unit,
-        "value_head": head // unit,
-        "value_token": token // unit,
-        "value_channel": channel,
     }
     constants = {
         "FP8": fp8,
         # Triton's interpreter would multiply the bits of bf16
-        "WIDENED": interpreted() and seen.dtype == torch.bfloat16,
+        "WIDENED": interpreted() and parts.value.dtype == torch.bfloat16,
         "UNIT": unit,
         "DIM": dim,
         **dict(zip(("KEY_MAIN", "KEY_TAIL"), widths(dim, 32), strict=True)),
@@ -120,9 +112,32 @@ def _run(
         lambda config: (batches * heads * triton.cdiv(tokens, config.blocks["QUERIES"]),),
         arguments,
         constants,
-        partial(_config, dim, fp8),
+        partial(_config, dim, fp8, takes_boxes(parts.key, parts.value)),
     )
     return y
+
+
+def _quantized(parts: QuantizedAttention, dim: int, unit: int) -> dict[str, object]:
+    """A kernel's arguments for what is quantized: a tensor of two parts is given twice, for TMA.
+
+    The third stride of value is a token's, and where it is fp8 a channel's.
+    """
+    batch, head, step = (stride // unit for stride in parts.value.stride()[:3])
+    return {
+        "query_ptr": parts.query,
+        "query_scale_ptr": parts.query_scale,
+        "key": parts.key,
+        "key_tail": parts.key if widths(dim, 32)[1] else None,
+        "key_scale_ptr": parts.key_scale,
+        "value": parts.value,
+        "value_tail": parts.value if widths(dim, 16)[1] else None,
+        "value_scale_ptr": parts.value_scale,
+        "padded_tokens": parts.query.shape[2],
+        "key_blocks": parts.key_scale.shape[2],
+        "value_batch": batch,
+        "value_head": head,
+        "value_step": step,
+    }
 
 
 def _check_limits(query: torch.Tensor, fp8: bool) -> None:
@@ -134,16 +149,32 @@ def _check_limits(query: torch.Tensor, fp8: bool) -> None:
         raise UnsupportedError(f"{chip} has no fp8 (e4m3)")
 
 
-def _config(dim: int, fp8: bool, chip: str) -> Config:
+def _config(dim: int, fp8: bool, boxes: bool, chip: str) -> Config:
     """How the kernel is cut: the more keys at a time, the more seldom are sums scaled.
 
     64 keys are for chips whose registers would spill with 128; so they would on sm_86, 89 and 120
-    with 4 warps, and on gfx942 with 8.
+    with 4 warps, and on gfx942 with 8. Keys and values come through TMA where the chip has it: most
+    chips take fewer registers then, by the table of `ahead`; the time was not measured.
     """
-    if chip.startswith("gfx"):
-        return Config({"QUERIES": 128, "KEYS": 64}, warps=4, stages=2)
-    most = {"sm_100": 128, "sm_90": 96 if fp8 else 128}.get(chip, 64)
-    return Config({"QUERIES": 128, "KEYS": 128 if dim <= most else 64}, warps=8, stages=3)
+    family = family_of(chip)
+    if family == "gfx942":
+        return Config({"QUERIES": 128, "KEYS": 64, "TMA": 0}, warps=4, stages=2)
+    most = {"sm_100": 128, "sm_90": 96 if fp8 else 128}.get(family, 64)
+    keys = 128 if dim <= most else 64
+    tma = boxes and family in ("sm_90", "sm_100", "sm_120")
+    blocks = {"QUERIES": 128, "KEYS": keys, "TMA": int(tma)}
+    return Config(blocks, 8, 3, _boxes(dim, fp8, keys) if tma else {})
+
+
+def _boxes(dim: int, fp8: bool, keys: int) -> dict[str, tuple[int, ...]]:
+    """The TMA boxes of the kernel's tensors by name."""
+    found = {}
+    for name, parts in (("key", widths(dim, 32)), ("value", widths(dim, 16))):
+        for end, width in zip(("", "_tail"), parts, strict=True):
+            if width:
+                tile = (width, keys) if fp8 and name == "value" else (keys, width)
+                found[name + end] = (1, 1, *tile)
+    return found
 
 
 def attention_int8(

@@ -24,7 +24,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _load_tile(
+def load_tile(
     source,
     batch,
     head,
@@ -51,7 +51,7 @@ def _load_tile(
     else:
         row, channel = tl.arange(0, ROWS), FIRST + tl.arange(0, WIDTH)
         start = batch.to(tl.int64) * batch_stride + head.to(tl.int64) * head_stride
-        start = (start + token.to(tl.int64) * token_stride) * UNIT
+        start = (start + tl.cast(token, tl.int64) * token_stride) * UNIT
         offset = row[:, None] * (token_stride * UNIT) + channel[None, :]
         if BOUND and FIRST + WIDTH > DIM:
             inside = (token + row < tokens)[:, None] & (channel < DIM)[None, :]
@@ -113,13 +113,13 @@ def _attend(
     PRECISION: tl.constexpr,
 ):
     """The state of all rows after KEYS more keys, from a token on."""
-    tile = _load_tile(
+    tile = load_tile(
         key, batch, head, token, tokens, key_batch, key_head, key_token,
         BOUND, 0, DIM, KEYS, MAIN, UNIT, TMA,
     )  # fmt: skip
     logits = _dot(query, tl.trans(tile), None, PRECISION)
     if REST:
-        tile = _load_tile(
+        tile = load_tile(
             key_rest, batch, head, token, tokens, key_batch, key_head, key_token,
             BOUND, MAIN, DIM, KEYS, REST, UNIT, TMA,
         )  # fmt: skip
@@ -156,14 +156,14 @@ def _attend(
         correction = tl.exp2(largest * (scale * LOG2E) - shift)
     total = total * correction + tl.sum(weights, 1)
 
-    tile = _load_tile(
+    tile = load_tile(
         value, batch, head, token, tokens, value_batch, value_head, value_token,
         BOUND, 0, DIM, KEYS, MAIN, UNIT, TMA,
     )  # fmt: skip
     weights = weights.to(tile.dtype)
     sums = _dot(weights, tile, sums * correction[:, None], PRECISION)
     if REST:
-        tile = _load_tile(
+        tile = load_tile(
             value_rest, batch, head, token, tokens, value_batch, value_head, value_token,
             BOUND, MAIN, DIM, KEYS, REST, UNIT, TMA,
         )  # fmt: skip
@@ -270,13 +270,13 @@ def attention_kernel(
     kept = head // group
     row = first + tl.arange(0, QUERIES)
 
-    tile = _load_tile(
+    tile = load_tile(
         query, batch, head, first, queries, query_batch, query_head, query_token,
         True, 0, DIM, QUERIES, MAIN, UNIT, TMA,
     )  # fmt: skip
     tile_rest = None
     if REST:
-        tile_rest = _load_tile(
+        tile_rest = load_tile(
             query_rest, batch, head, first, queries, query_batch, query_head, query_token,
             True, MAIN, DIM, QUERIES, REST, UNIT, TMA,
         )  # fmt: skip
