@@ -25,7 +25,9 @@ scales and for value by channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -136,32 +138,18 @@ def _int8(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x in int8 and its scales."""
     batches, heads, tokens, dim = x.shape
-    depth = sum(widths(dim, 32))
-    blocks = triton.cdiv(tokens, BLOCK)
+    depth, blocks = sum(widths(dim, 32)), triton.cdiv(tokens, BLOCK)
     y = x.new_empty((batches, heads, blocks * BLOCK, depth), dtype=torch.int8)
     scales = blocks * BLOCK if by_token else blocks
     scale = x.new_empty((batches, heads, scales), dtype=torch.float32)
     arguments = {
-        **_strided("x", x, _unit(x)),
         "lengths_ptr": key_lengths,
         "sum_ptr": sums,
         "y_ptr": y,
         "scale_ptr": scale,
         "factor": factor,
-        "tokens": tokens,
-        "heads": heads,
-        "blocks": blocks,
-        "splits": 0 if sums is None else sums.shape[2],
     }
-    constants = {
-        "BY_TOKEN": by_token,
-        "UNIT": _unit(x),
-        "DIM": dim,
-        "DEPTH": depth,
-        "SPLITS": _MOST_SPLITS,
-    }
-    grid = (batches * heads * blocks,)
-    launch(quantize_int8_kernel, grid, arguments, constants, _config(depth))
+    _launch_by_blocks(quantize_int8_kernel, x, depth, sums, arguments, {"BY_TOKEN": by_token})
     return y, scale
 
 
@@ -170,24 +158,38 @@ def _fp8(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x in fp8, (B, Hk, D", T'), and the scale of each channel."""
     batches, heads, tokens, dim = x.shape
-    depth = sum(widths(dim, 16))
-    blocks = triton.cdiv(tokens, BLOCK)
+    depth, blocks = sum(widths(dim, 16)), triton.cdiv(tokens, BLOCK)
     y = x.new_empty((batches, heads, depth, blocks * BLOCK), dtype=torch.float8_e4m3fn)
     scale = x.new_empty((batches, heads, depth), dtype=torch.float32)
-    arguments = {
-        **_strided("x", x, _unit(x)),
-        "lengths_ptr": key_lengths,
-        "largest_ptr": largest,
-        "y_ptr": y,
-        "scale_ptr": scale,
+    arguments = {"lengths_ptr": key_lengths, "largest_ptr": largest, "y_ptr": y, "scale_ptr": scale}
+    _launch_by_blocks(quantize_fp8_kernel, x, depth, largest, arguments, {})
+    return y, scale
+
+
+def _launch_by_blocks(
+    kernel: Any,
+    x: torch.Tensor,
+    depth: int,
+    statistics: torch.Tensor | None,
+    arguments: Mapping[str, object],
+    constants: Mapping[str, object],
+) -> None:
+    """Launch a kernel of which a program quantizes a block of one head of x, to `depth` channels.
+
+    `statistics` (B, H, splits, D) are those of the whole head that it reads, if any.
+    """
+    batches, heads, tokens, dim = x.shape
+    blocks, unit = triton.cdiv(tokens, BLOCK), _unit(x)
+    shared = {
+        **_strided("x", x, unit),
         "tokens": tokens,
         "heads": heads,
         "blocks": blocks,
-        "splits": largest.shape[2],
+        "splits": 0 if statistics is None else statistics.shape[2],
     }
-    constants = {"UNIT": _unit(x), "DIM": dim, "DEPTH": depth, "SPLITS": _MOST_SPLITS}
-    launch(quantize_fp8_kernel, (batches * heads * blocks,), arguments, constants, _config(depth))
-    return y, scale
+    cut = {"UNIT": unit, "DIM": dim, "DEPTH": depth, "SPLITS": _MOST_SPLITS}
+    grid = (batches * heads * blocks,)
+    launch(kernel, grid, {**shared, **arguments}, {**cut, **constants}, _config(depth))
 
 
 def _strided(name: str, x: torch.Tensor, unit: int) -> dict[str, object]:
