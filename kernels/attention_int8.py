@@ -168,7 +168,7 @@ def _config(dim: int, fp8: bool, boxes: bool, chip: str) -> Config:
 
 def _boxes(dim: int, fp8: bool, keys: int) -> dict[str, tuple[int, ...]]:
     """The TMA boxes of the kernel's tensors by name."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for name, parts in (("key", widths(dim, 32)), ("value", widths(dim, 16))):
         for end, width in zip(("", "_tail"), parts, strict=True):
             if width:
