@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
@@ -26,10 +28,10 @@ def part(name: str) -> Any:
     """A class of a transformer's module, 'cosmos.CosmosAttnProcessor2_0'."""
     module, _, kind = name.rpartition(".")
     prefix = "" if module.startswith("ace") else "transformer_"
-    found = pytest.importorskip(f"diffusers.models.transformers.{prefix}{module}")
-    if not hasattr(found, kind):
-        pytest.skip(f"this diffusers has no {kind}")
-    return getattr(found, kind)
+    name = f"diffusers.models.transformers.{prefix}{module}"
+    if diffusers.__version__ < "0.42":
+        pytest.importorskip(name)
+    return getattr(importlib.import_module(name), kind)
 
 
 def tables(tokens: int, dim: int = D, order: str = "pairs", seed: int = 5) -> tuple[Any, Any]:
@@ -289,7 +291,7 @@ def flat(output: Any) -> torch.Tensor:
     return torch.cat([each.flatten().double() for each in outputs])
 
 
-@pytest.mark.parametrize(("tokens", "seed"), [(5, 0), (14, 1)])
+@pytest.mark.parametrize(("tokens", "seed"), [(3, 0), (10, 1)])
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_a_fused_processor_is_exact(name: str, tokens: int, seed: int) -> None:
