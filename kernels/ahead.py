@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from .language import triton
-from .operator import Config, Launch, recorded
+from .operator import Config, Launch, UnsupportedError, recorded
 
 FILES = (
     "norm_modulate",
@@ -101,7 +101,14 @@ def specimens(file: str) -> list[tuple[str, Launch]]:
 
 
 def is_fit(launch: Launch, chip: Chip) -> bool:
-    """Whether a chip has the types of a launch: fp8 e4m3 begins with sm_89, and AMD has its own."""
+    """Whether a chip takes a launch and has its types.
+
+    Of fp8, e4m3 begins with sm_89, and AMD has its own.
+    """
+    try:
+        launch.config_for(chip.name)
+    except UnsupportedError:
+        return False
     types = {each.dtype for each in launch.arguments.values() if isinstance(each, torch.Tensor)}
     return torch.float8_e4m3fn not in types or (
         isinstance(chip.architecture, int) and chip.architecture >= 89

@@ -1,18 +1,20 @@
 """Attention: softmax(query @ key.T * scale + mask) @ value, and the logits never reach memory.
 
 Shapes: query (B, H, S, D), key and value (B, Hk, T, D) with layout="bhsd", or with heads and tokens
-swapped with layout="bshd". Any strides will do as long as a head's channels lie side by side: views
-of a packed (B, S, 3, H, D) too; where rows don't begin at multiples of 16 bytes, as with a D of 17,
-they are copied to where they do. D is 1 to 256. Hk divides H: each key head serves H / Hk query
-heads that follow one another (GQA). The result is in query's shape and dtype; in memory it is
-(B, S, H, D) for both layouts, so that merging the heads into (B, S, H * D) copies nothing.
+swapped with layout="bshd". D is 1 to 256. Any strides will do as long as a head's channels lie side
+by side: views of a packed (B, S, 3, H, D) too. Where rows don't begin at multiples of 16 bytes, as
+with a D of 17, and where samples are expanded, they are copied first; expanded key heads are not.
+Hk divides H: each key head serves H / Hk query heads that follow one another (GQA). The result is
+in query's shape and dtype; in memory it is (B, S, H, D) for both layouts, so that merging the heads
+into (B, S, H * D) copies nothing.
 
 Memory: query, key and value are read once and the result is written once, as far as the keys and
 values of the heads at work fit into L2: 2 * (2 * S + 2 * T) bytes a channel and head in 16 bit.
 4 * S * T * D FLOPs a head. Products of 16-bit inputs have their weights rounded to that dtype, as
 all fused attention has; logits, softmax and sums are fp32. fp32 inputs are multiplied as three
 products of TF32 parts on NVIDIA's matrix units (what is left out is 2^-22 of a product), on AMD's
-in fp32. Wider heads than 256 take torch's attention, and on NVIDIA's in fp32 those than 64.
+in fp32. Wider heads than 256 take torch's attention, and on NVIDIA's in fp32 those than 64, on
+sm_90 than 96, on sm_100 than 128.
 
 On a CPU with AVX-512 machine code computes what has no mask (`attention_native`), else torch does.
 
@@ -183,6 +185,8 @@ def ahead_of_time() -> Iterator[str]:
         ("256 channels, mask", 8, 8, 4096, 4096, 256, half, truth, False),
         ("256 channels, mask by query", 8, 8, 4096, 4096, 256, half, half, True),
         ("SDXL in fp32", 24, 24, 4608, 4608, 64, single, None, False),
+        ("SD1.5 32x32 in fp32, mask by query", 8, 8, 1024, 1024, 80, single, single, True),
+        ("FLUX in fp32", 24, 24, 4608, 4608, 128, single, None, False),
         ("SD1.5 in fp32, mask by query", 8, 8, 4096, 4096, 40, single, single, True),
     ):
         query = torch.empty(2, queries, heads, dim, dtype=dtype, device="meta")

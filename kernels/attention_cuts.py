@@ -20,8 +20,6 @@ _T = TypeVar("_T")
 
 MOST_CHANNELS = 256
 """Channels of a head: twice as many would leave no registers for the sums."""
-_MOST_CHANNELS_FP32 = 64
-"""The same in fp32 on NVIDIA's chips, where the TF32 parts of 128 spill in any cut."""
 _FEWEST_PROGRAMS = 108
 """An A100's SMs, which are less than an H100's 132 or a B200's 148."""
 
@@ -78,6 +76,20 @@ _CUTS = {
 }
 """By chip and by the most channels, MAIN and REST together, of a head in 16 bit."""
 
+_CUTS_FP32 = {
+    "sm_80": {64: _Cut(64, 16, 8, 2)},
+    "sm_90": {64: _Cut(64, 32, 4, 2, boxes=True), 96: _Cut(128, 16, 8, 1)},
+    "sm_100": {64: _Cut(64, 32, 4, 2, boxes=True), 128: _Cut(64, 16, 8, 2, boxes=True)},
+    "sm_120": {64: _Cut(64, 16, 8, 2)},
+    "gfx942": {256: _Cut(64, 32, 4, 2)},
+}
+"""The same in fp32, of which NVIDIA's chips hold the TF32 parts: heads of more channels spill.
+
+On sm_90 128 channels spill beside a mask by query. With 32 queries, which leave half of a tile's
+product unused, 80 and 128 channels fit on sm_80 too; nothing tells that they are faster so than
+torch, whose fp32 units do a third of the products.
+"""
+
 _KEYS_BESIDE_A_MASK = {
     "sm_80": {160: 64, 192: 16, 256: 64},
     "sm_90": {256: 64},
@@ -97,27 +109,21 @@ With 256 channels the specialised warps spill; other chips' warps Triton doesn't
 
 def config(
     query: torch.Tensor,
-    boxes: bool,
     masked: bool,
     block_size: tuple[int, int] | None,
     chip: str,
 ) -> Config:
-    """How the kernel is cut for query (B, H, S, D) on a chip; `boxes` says whether TMA can load.
+    """How the kernel is cut for query (B, H, S, D) on a chip; TMA can load query, key and value.
 
     Raises `UnsupportedError` for heads that the chip's registers can't hold.
     """
     main, rest = parts_of(query.shape[-1])
-    simple = boxes and not masked and not rest and block_size is None
-    if (
-        simple
-        and family_of(chip) == "sm_100"
-        and query.element_size() == 2
-        and main in _SPECIALISED
-    ):
+    simple = not masked and not rest and block_size is None and query.element_size() == 2
+    if simple and family_of(chip) == "sm_100" and main in _SPECIALISED:
         cut = _SPECIALISED[main]
     else:
         cut = _cut(chip, main + rest, query.dtype)
-    cut = _fitted(replace(cut, boxes=boxes and cut.boxes), query, masked, block_size, chip)
+    cut = _fitted(cut, query, masked, block_size, chip)
     blocks = {
         "QUERIES": cut.queries,
         "KEYS": cut.keys,
@@ -137,15 +143,11 @@ def family_of(chip: str) -> str:
 
 
 def _cut(chip: str, width: int, dtype: torch.dtype) -> _Cut:
-    family = family_of(chip)
-    cut = _up_to(width, _CUTS[family])
-    if dtype != torch.float32:
-        return cut
-    if chip.startswith("sm_") and width > _MOST_CHANNELS_FP32:
-        raise UnsupportedError(f"more than {_MOST_CHANNELS_FP32} channels a head in fp32")
-    if family in ("sm_90", "sm_100", "gfx942"):
-        return _Cut(64, 32, 4, 2, cut.boxes)
-    return _Cut(64, 16, 8, 2, cut.boxes)
+    table = (_CUTS_FP32 if dtype == torch.float32 else _CUTS)[family_of(chip)]
+    most = max(table)
+    if width > most and chip:
+        raise UnsupportedError(f"more than {most} channels a head in fp32 on {chip}")
+    return _up_to(min(width, most), table)
 
 
 def _up_to(width: int, table: Mapping[int, _T]) -> _T:

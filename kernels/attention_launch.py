@@ -36,6 +36,8 @@ def run(
     if out.numel() == 0 or key.shape[2] == 0:
         return out.zero_()
     main, rest = parts_of(dim)
+    if key.stride(1) == value.stride(1) == 0:
+        key, value = key[:, :1], value[:, :1]
     query, key, value = (_aligned(each) for each in (query, key, value))
     unit = 16 // query.element_size()
     arguments = {
@@ -64,8 +66,7 @@ def run(
         # Triton's interpreter would multiply the bits of bf16
         "WIDENED": interpreted() and query.dtype == torch.bfloat16,
     }
-    masked, boxes = mask is not None, takes_boxes(query, key, value)
-    cut = partial(config, query, boxes, masked, block_size)
+    cut = partial(config, query, mask is not None, block_size)
 
     def grid(cut: Config) -> tuple[int]:
         return (batches * heads * triton.cdiv(queries, cut.blocks["QUERIES"]),)
@@ -75,14 +76,12 @@ def run(
 
 
 def _aligned(x: torch.Tensor) -> torch.Tensor:
-    """x (B, H, S, D), or a copy of it where a row doesn't begin at a multiple of 16 bytes.
+    """x (B, H, S, D) where TMA can load it: else a copy, of which each row begins at 16 bytes.
 
     Many programs read each row: a pass over memory costs less than their loads of a value each,
-    whose addresses would take the registers of 256 channels.
+    whose addresses would take the registers of 256 channels. What is expanded is copied as well.
     """
-    sizes = zip(x.shape[:3], x.stride()[:3], strict=True)
-    steps = [stride * x.element_size() for length, stride in sizes if length > 1]
-    if not any(place % 16 for place in (x.data_ptr(), *steps)):
+    if takes_boxes(x):
         return x
     dim = x.shape[3]
     return x.new_empty(*x.shape[:3], 16 * triton.cdiv(dim, 16))[..., :dim].copy_(x)

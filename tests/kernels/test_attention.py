@@ -23,7 +23,7 @@ from sdaccel.kernels import operator
 from sdaccel.kernels.attention import attention, attention_cost, attention_reference
 from sdaccel.kernels.attention_cuts import parts_of
 from sdaccel.kernels.attention_launch import _aligned
-from sdaccel.kernels.operator import takes_boxes
+from sdaccel.kernels.operator import recorded, takes_boxes
 
 DIMS = (8, 40, 64, 72, 80, 96, 128, 160, 256)
 # The weights are rounded to 16 bit as well as the result.
@@ -132,10 +132,22 @@ def test_only_rows_that_begin_at_odd_places_are_copied() -> None:
     packed = noise(2, 9, 3, 2, 24, dtype=torch.float16)
     for view in (packed[:, :, 1], packed[:, :, 0].transpose(1, 2), packed[:1, :, 0, :, 8:16]):
         assert _aligned(view) is view
-    for odd in (noise(2, 2, 5, 19)[..., :16], noise(2, 2, 5, 20)[..., 1:17], noise(1, 1, 2, 17)):
+    shared = noise(1, 2, 5, 16).expand(3, -1, -1, -1)
+    odd_ones = noise(2, 2, 5, 19)[..., :16], noise(2, 2, 5, 20)[..., 1:17], noise(1, 1, 2, 17)
+    for odd in (*odd_ones, shared):
         copied = _aligned(odd)
         assert torch.equal(copied, odd)
         assert takes_boxes(copied)
+
+
+def test_a_key_head_that_is_expanded_over_all_heads_is_read_as_one() -> None:
+    query = noise(2, 3, 5, 16)
+    key, value = (noise(2, 1, 6, 16, seed=seed).expand(-1, 3, -1, -1) for seed in (1, 2))
+    with recorded() as launches:
+        attention(query, key, value)
+    assert launches[0].arguments["group"] == 3
+    assert launches[0].arguments["key"].data_ptr() == key.data_ptr()
+    assert_near(attention(query, key, value), truth(query, key, value))
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3])
@@ -304,6 +316,21 @@ def test_every_chip_s_cut(
     with kernel_runs("attention"):
         found = attention(*qkv)
     assert_near(found, truth(*qkv), times=TWICE)
+
+
+@pytest.mark.parametrize(("chip", "most"), [("sm_80", 64), ("sm_90", 96), ("sm_100", 128)])
+def test_how_wide_heads_are_in_fp32_depends_on_the_chip(
+    monkeypatch: pytest.MonkeyPatch, chip: str, most: int
+) -> None:
+    monkeypatch.setattr(operator, "chip_of", lambda _: chip)
+    qkv = inputs(1, 1, 65, 139, most)
+    with kernel_runs("attention"):
+        found = attention(*qkv)
+    assert_near(found, truth(*qkv))
+    qkv = inputs(1, 1, 5, 7, most + 16)
+    with pytest.warns(SdaccelWarning, match=f"more than {most} channels a head in fp32 on {chip}"):
+        found = attention(*qkv)
+    assert_near(found, truth(*qkv))
 
 
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
