@@ -103,9 +103,9 @@ def _cosmos(draw: Draw, size: Size) -> dict[str, Any]:
     """A frame rate, by which positions in time are scaled."""
     return {
         "hidden_states": _video(draw, size),
-        "encoder_hidden_states": draw(BATCH, size.tokens, _TEXT),
-        "attention_mask": mask(size.tokens).bool(),
-        "timestep": timesteps(draw.dtype),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "attention_mask": mask(size, size.tokens).bool(),
+        "timestep": timesteps(size, draw.dtype),
         "fps": 16,
     }
 
@@ -238,7 +238,7 @@ FAMILIES = (
             "in_channels": 4,
             "out_channels": 4,
             "num_layers": 2,
-            "text_embed_dim": _TEXT,
+            "text_embed_dim": TEXT,
             "adaln_lora_dim": 8,
             "max_size": (4, 16, 16),
             "concat_padding_mask": False,
