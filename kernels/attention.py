@@ -14,7 +14,7 @@ values of the heads at work fit into L2: 2 * (2 * S + 2 * T) bytes a channel and
 all fused attention has; logits, softmax and sums are fp32. fp32 inputs are multiplied as three
 products of TF32 parts on NVIDIA's matrix units (what is left out is 2^-22 of a product), on AMD's
 in fp32. Wider heads than 256 take torch's attention, and on NVIDIA's in fp32 those than 64, on
-sm_90 than 96, on sm_100 than 128.
+sm_90 than 96.
 
 On a CPU with AVX-512 machine code computes what has no mask (`attention_native`), else torch does.
 
@@ -186,7 +186,6 @@ def ahead_of_time() -> Iterator[str]:
         ("256 channels, mask by query", 8, 8, 4096, 4096, 256, half, half, True),
         ("SDXL in fp32", 24, 24, 4608, 4608, 64, single, None, False),
         ("SD1.5 32x32 in fp32, mask by query", 8, 8, 1024, 1024, 80, single, single, True),
-        ("FLUX in fp32", 24, 24, 4608, 4608, 128, single, None, False),
         ("SD1.5 in fp32, mask by query", 8, 8, 4096, 4096, 40, single, single, True),
     ):
         query = torch.empty(2, queries, heads, dim, dtype=dtype, device="meta")

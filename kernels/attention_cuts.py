@@ -79,20 +79,20 @@ _CUTS = {
 _CUTS_FP32 = {
     "sm_80": {64: _Cut(64, 16, 8, 2)},
     "sm_90": {64: _Cut(64, 32, 4, 2, boxes=True), 96: _Cut(128, 16, 8, 1)},
-    "sm_100": {64: _Cut(64, 32, 4, 2, boxes=True), 128: _Cut(64, 16, 8, 2, boxes=True)},
+    "sm_100": {64: _Cut(64, 32, 4, 2, boxes=True)},
     "sm_120": {64: _Cut(64, 16, 8, 2)},
     "gfx942": {256: _Cut(64, 32, 4, 2)},
 }
 """The same in fp32, of which NVIDIA's chips hold the TF32 parts: heads of more channels spill.
 
-On sm_90 128 channels spill beside a mask by query. With 32 queries, which leave half of a tile's
-product unused, 80 and 128 channels fit on sm_80 too; nothing tells that they are faster so than
-torch, whose fp32 units do a third of the products.
+On sm_90 128 channels spill beside a mask by query, on sm_100 80 do with Triton 3.5. With 32
+queries, which leave half of a tile's product unused, 80 and 128 channels fit on sm_80 too; nothing
+tells that they are faster so than torch, whose fp32 units do a third of the products.
 """
 
 _KEYS_BESIDE_A_MASK = {
     "sm_80": {160: 64, 192: 16, 256: 64},
-    "sm_90": {256: 64},
+    "sm_90": {192: 64, 256: 32},
     "sm_100": {192: 64, 256: 32},
     "sm_120": {128: 32, 256: 16},
     "gfx942": {256: 32},

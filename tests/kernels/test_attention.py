@@ -318,7 +318,7 @@ def test_every_chip_s_cut(
     assert_near(found, truth(*qkv), times=TWICE)
 
 
-@pytest.mark.parametrize(("chip", "most"), [("sm_80", 64), ("sm_90", 96), ("sm_100", 128)])
+@pytest.mark.parametrize(("chip", "most"), [("sm_80", 64), ("sm_90", 96), ("sm_100", 64)])
 def test_how_wide_heads_are_in_fp32_depends_on_the_chip(
     monkeypatch: pytest.MonkeyPatch, chip: str, most: int
 ) -> None:
