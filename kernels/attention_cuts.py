@@ -1,7 +1,7 @@
 """How the attention kernel is cut: a head's parts, and the tiles, warps and stages of each chip.
 
-What is written here compiles without spills, by the table of `ahead`. Nothing of it was chosen by
-measuring.
+What is written here compiles without spills, by the table of `ahead`, and with Triton 3.5 too where
+`_EARLY_TRITON` says so. Nothing of it was chosen by measuring.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+from packaging.version import Version
 
 from .language import triton
 from .operator import Config, UnsupportedError
 
 _T = TypeVar("_T")
+
+_EARLY_TRITON = Version(getattr(triton, "__version__", "3.6")) < Version("3.6")
+"""Triton 3.5 spills what TMA loads on sm_120, and in fp32 on all chips; cut as on sm_80 it doesn't."""
 
 MOST_CHANNELS = 256
 """Channels of a head: twice as many would leave no registers for the sums."""
@@ -135,15 +139,20 @@ def config(
 
 
 def family_of(chip: str) -> str:
-    """The chip of the table whose instructions a chip has; sm_80 for what isn't known."""
+    """The chip of the table by which a chip's tiles are cut; sm_80 for what isn't known."""
     if chip.startswith("gfx"):
         return "gfx942"
     chip = {"sm_103": "sm_100", "sm_121": "sm_120"}.get(chip, chip)
+    if chip == "sm_120" and _EARLY_TRITON:
+        return "sm_80"
     return chip if chip in _CUTS else "sm_80"
 
 
 def _cut(chip: str, width: int, dtype: torch.dtype) -> _Cut:
-    table = (_CUTS_FP32 if dtype == torch.float32 else _CUTS)[family_of(chip)]
+    family = family_of(chip)
+    if dtype == torch.float32 and _EARLY_TRITON and family != "gfx942":
+        family = "sm_80"
+    table = (_CUTS_FP32 if dtype == torch.float32 else _CUTS)[family]
     most = max(table)
     if width > most and chip:
         raise UnsupportedError(f"more than {most} channels a head in fp32 on {chip}")
@@ -180,7 +189,7 @@ def _fitted(
         columns = min(columns, 32)
     elif masked:
         columns = min(columns, _up_to(sum(parts_of(query.shape[-1])), _KEYS_BESIDE_A_MASK[family]))
-    elif family == "sm_120" and block_size is not None:
+    elif block_size is not None and (family == "sm_120" or _EARLY_TRITON):
         columns = min(columns, 32)
     return replace(cut, keys=min(cut.keys, columns))
 
