@@ -20,7 +20,7 @@ from .operator import Config, UnsupportedError
 _T = TypeVar("_T")
 
 _EARLY_TRITON = Version(getattr(triton, "__version__", "3.6")) < Version("3.6")
-"""Triton 3.5 spills what TMA loads on sm_120, and in fp32 anywhere; cut as for sm_80 it does not."""
+"""Triton 3.5 spills what TMA loads on sm_120, and in fp32 anywhere; cut as sm_80, it doesn't."""
 
 MOST_CHANNELS = 256
 """Channels of a head: twice as many would leave no registers for the sums."""
