@@ -8,7 +8,8 @@
 
 A prompt is a sentence of `shapes.grammar`; `shapes.render` draws what it should look like,
 `shapes.check` says whether a picture shows it, and `shapes.prompt_fidelity` measures the share of
-held-out prompts that a pipeline gets right.
+held-out prompts that a pipeline gets right. For clips of moving things `shapes.video` has the same:
+`shapes.render_clip`, `shapes.check_clip` and `shapes.clip_fidelity`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     )
     from sdaccel.shapes.grammar import Scene, is_held_out, parse, split
     from sdaccel.shapes.renderer import render
+    from sdaccel.shapes.video.checker import ClipCheck, check_clip
+    from sdaccel.shapes.video.fidelity import clip_fidelity, clip_prompts
+    from sdaccel.shapes.video.renderer import render_clip
     from sdaccel.shapes.weights import WeightsError, call_defaults, load, names
 
 _HOMES = {
@@ -40,6 +44,11 @@ _HOMES = {
     "parse": "grammar",
     "split": "grammar",
     "render": "renderer",
+    "ClipCheck": "video.checker",
+    "check_clip": "video.checker",
+    "clip_fidelity": "video.fidelity",
+    "clip_prompts": "video.fidelity",
+    "render_clip": "video.renderer",
     "WeightsError": "weights",
     "call_defaults": "weights",
     "load": "weights",
@@ -48,11 +57,15 @@ _HOMES = {
 
 __all__ = [
     "Check",
+    "ClipCheck",
     "Fidelity",
     "Scene",
     "WeightsError",
     "call_defaults",
     "check",
+    "check_clip",
+    "clip_fidelity",
+    "clip_prompts",
     "evaluation_prompts",
     "held_out_prompts",
     "is_held_out",
@@ -61,6 +74,7 @@ __all__ = [
     "parse",
     "prompt_fidelity",
     "render",
+    "render_clip",
     "split",
 ]
 

@@ -90,8 +90,22 @@ def prompt_fidelity(
     Picture i starts from the noise of seed + i, whatever the batch size. Without prompts the first
     `count` held-out ones are drawn. `settings` are keywords of the pipeline's call, for the
     embedded models their `defaults.json`; 25 steps and a guidance scale of 3 unless given. `steps`
-    goes before `num_inference_steps`.
+    goes before `num_inference_steps`. With `num_frames` clips are drawn and checked, as
+    `clip_fidelity` says.
     """
+    if "num_frames" in settings:
+        from sdaccel.shapes.video.fidelity import clip_fidelity
+
+        return clip_fidelity(
+            pipe,
+            prompts,
+            count=count,
+            steps=steps,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            **settings,
+        )
     from tqdm import tqdm
 
     prompts = held_out_prompts(count) if prompts is None else list(prompts)

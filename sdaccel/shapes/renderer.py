@@ -49,16 +49,16 @@ def draw(scene: Scene, seed: int = 0, size: int = 64) -> Drawing:
     placed = place(scene, rng)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = np.broadcast_arrays(axis[None], axis[:, None])
-    canvas = _surface(scene.background, SHADE * (1.0 - x - y), x, y, rng)
+    canvas = surface(scene.background, SHADE * (1.0 - x - y), x, y, rng)
     for one in placed:
         light = SHADE * ((one.x - x) + (one.y - y)) / one.radius
         rim = RIM * np.exp(np.minimum(depth(one, size), 0.0) * 40.0)
-        surface = _surface(one.thing.colour, light - rim, x, y, rng)
-        canvas += coverage(one, size)[..., None] * (surface - canvas)
+        painted = surface(one.thing.colour, light - rim, x, y, rng)
+        canvas += coverage(one, size)[..., None] * (painted - canvas)
     return Drawing((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8), placed)
 
 
-def _surface(
+def surface(
     colour: str, shade: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """A lit, softly textured surface of one colour, (size, size, 3) in about 0 to 1."""

@@ -7,6 +7,7 @@ letter by letter (Raffel et al. 2020, unigram), where what is not printable ASCI
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sdaccel.shapes.grammar import COLOURS, RELATIONS, SHAPES, SIZES
@@ -41,15 +42,18 @@ def build_tokenizer() -> CLIPTokenizer:
     )
 
 
-def build_t5_tokenizer() -> T5Tokenizer:
-    """The stock T5 tokenizer class over the generated vocabulary; pads to MAX_TOKENS."""
+def build_t5_tokenizer(
+    vocabulary: Iterable[str] | None = None, max_tokens: int = MAX_TOKENS
+) -> T5Tokenizer:
+    """The stock T5 tokenizer class over a vocabulary, `words()` unless given, padding as told."""
     from transformers import T5Tokenizer
 
-    pieces = [*SPECIAL, *(f"▁{word}" for word in words()), "▁", *map(chr, range(33, 127))]
+    whole = words() if vocabulary is None else vocabulary
+    pieces = [*SPECIAL, *(f"▁{word}" for word in whole), "▁", *map(chr, range(33, 127))]
     # A word costs less than the letters it is made of, so that it is always taken whole.
     scores = [0.0 if len(piece) > 1 else -10.0 for piece in pieces]
     return T5Tokenizer(
-        vocab=list(zip(pieces, scores, strict=True)), extra_ids=0, model_max_length=MAX_TOKENS
+        vocab=list(zip(pieces, scores, strict=True)), extra_ids=0, model_max_length=max_tokens
     )
 
 

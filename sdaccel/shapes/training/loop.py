@@ -71,7 +71,8 @@ class Loop:
         self.name, self.recipe = name, recipe
         self.checkpoint, self.curve = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.modules = modules.to(recipe.device)
-        self.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if all(weight.ndim < 5 for weight in modules.parameters()):
+            self.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.modules).requires_grad_(False).eval()
         self.optimizers = make_optimizers(self.modules, recipe)
         self.step, self.seconds, self.warm_from = 0, 0.0, 0
@@ -226,7 +227,7 @@ def asked_to_stop() -> Iterator[threading.Event]:
 
 
 def make_optimizers(modules: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW; for the matrices of a transformer's blocks Muon (Jordan et al. 2024), if wanted.
+    """AdamW; for the matrices of blocks Muon (Jordan et al. 2024), if wanted.
 
     Muon's steps are scaled to the size of AdamW's (Liu et al. 2025), so both share the rate.
     """
@@ -243,7 +244,7 @@ def make_optimizers(modules: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
     ]
     if matrices:
         optimizers.append(
-            torch.optim.Muon(
+            FlatMuon(
                 matrices,
                 lr=recipe.learning_rate,
                 weight_decay=recipe.weight_decay,
@@ -253,9 +254,25 @@ def make_optimizers(modules: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
     return optimizers
 
 
+class FlatMuon(torch.optim.Muon):
+    """Muon that takes a convolution for the matrix from all its inputs to its outputs."""
+
+    def __init__(self, weights: list[nn.Parameter], **settings: Any) -> None:
+        self.weights = weights
+        flat = [w if w.ndim == 2 else nn.Parameter(w.data.flatten(1)) for w in weights]
+        super().__init__(flat, **settings)
+
+    def step(self, closure: Any = None) -> Any:
+        """Step on the weights' own storage."""
+        for flat, weight in zip(self.param_groups[0]["params"], self.weights, strict=True):
+            if flat is not weight:
+                flat.grad = None if weight.grad is None else weight.grad.flatten(1)
+        return super().step(closure)
+
+
 def is_matrix(name: str, weight: Tensor) -> bool:
-    """Whether a weight is a linear layer's inside a block, modulation excepted."""
-    return "blocks." in name and ".norm" not in name and weight.ndim == 2
+    """Whether a weight is a layer's inside a block, modulation and norms excepted."""
+    return "block" in name and ".norm" not in name and weight.ndim in (2, 4, 5)
 
 
 def rate_at(recipe: Recipe, step: int, share_done: float) -> float:

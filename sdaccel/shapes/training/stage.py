@@ -12,6 +12,7 @@ from sdaccel.shapes.training.loop import Recipe
 MODELS = {
     "unet": "sdaccel.shapes.training.unet",
     "dit": "sdaccel.shapes.training.dit",
+    "video": "sdaccel.shapes.training.video",
 }
 
 

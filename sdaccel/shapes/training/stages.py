@@ -28,6 +28,7 @@ from sdaccel.shapes.training.data import render_pictures
 from sdaccel.shapes.training.denoiser import Task, train_denoiser
 from sdaccel.shapes.training.latents import encode_dataset, load_dataset, standardise
 from sdaccel.shapes.training.stage import Job
+from sdaccel.shapes.video.fidelity import clip_prompts
 
 
 def trained(folder: Path, stage: str, key: str, module: nn.Module) -> Any:
@@ -106,10 +107,11 @@ def train(
 def shared_fidelity(pipe: Any, count: int, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Fidelity on `count` held-out prompts, each process drawing its share of them.
 
-    `defaults` are the keywords that the pipeline is called with.
+    `defaults` are the keywords that the pipeline is called with; with `num_frames` it makes clips.
     """
     rank, world = parallel.rank(), parallel.world()
-    prompts = held_out_prompts(count)[rank::world]
+    prompts_of = clip_prompts if "num_frames" in defaults else held_out_prompts
+    prompts = prompts_of(count)[rank::world]
     found = prompt_fidelity(
         pipe, prompts, seed=1000 * rank, batch_size=20, progress=False, **defaults
     )

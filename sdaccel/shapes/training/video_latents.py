@@ -1,0 +1,130 @@
+"""What the video model's transformer learns from: latents, wordings and layouts of fresh clips.
+
+Clips are drawn and encoded while training, so none comes again in another step. In its step each
+stands twice, in two wordings (and with two noises), because encoding it costs nearly half as much
+as learning from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdaccel.shapes.geometry import signed_distance
+from sdaccel.shapes.grammar import COLOURS, SHAPES
+from sdaccel.shapes.training.video_data import sample_definite, to_tensor
+from sdaccel.shapes.video.grammar import MovingScene, side_of
+from sdaccel.shapes.video.models import LATENT_CHANNELS, LATENT_SIZE
+from sdaccel.shapes.video.paths import Path
+from sdaccel.shapes.video.renderer import Clip, draw_clip, local_coordinates
+
+CELLS = 2
+REPEATS = 2
+MIN_COVERED = 0.4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Standardised latents (B, 32, 5, 6, 6), prompts, and what is where.
+
+    `layouts` is (B, 2, 180, 8): colour and shape, 0 for background, in 2 x 2 cells of each token at
+    the first and the last frame that it stands for; `backgrounds` is (B,).
+    """
+
+    latents: Tensor
+    prompts: list[str]
+    layouts: Tensor
+    backgrounds: Tensor
+
+
+def draw_batch(autoencoder: Any, count: int, generator: torch.Generator) -> Batch:
+    """Draw and encode clips of `count / REPEATS` fresh training scenes."""
+    device = str(generator.device)
+    seed = int(torch.randint(2**40, (), generator=generator, device=device))
+    rng = np.random.default_rng(seed)
+    scenes = [sample_definite(rng) for _ in range(max(1, count // REPEATS))]
+    clips = [draw_clip(scene, int(rng.integers(2**31))) for scene in scenes]
+    backgrounds = [COLOURS.index(clip.background) for clip in clips]
+    return Batch(
+        latents=encode(autoencoder, np.stack([clip.pixels for clip in clips])).repeat(
+            REPEATS, 1, 1, 1, 1
+        ),
+        prompts=[reword(scene, rng).prompt for scene in scenes * REPEATS],
+        layouts=torch.from_numpy(np.stack([layout(clip) for clip in clips] * REPEATS)).to(device),
+        backgrounds=torch.tensor(backgrounds * REPEATS, device=device),
+    )
+
+
+def reword(scene: MovingScene, rng: np.random.Generator) -> MovingScene:
+    """Another true wording: told from either thing, with words left out, never a held-out one."""
+    told = scene.inverse if rng.random() < 0.5 else scene
+    actors = tuple(
+        replace(
+            actor,
+            thing=replace(actor.thing, size=actor.thing.size if rng.random() < 0.6 else None),
+        )
+        for actor in told.actors
+    )
+    background = told.background if rng.random() < 0.8 else None
+    told = replace(told, actors=actors, background=background)
+    return told if side_of(told.prompt) == "training" else scene
+
+
+@torch.no_grad()
+def encode(autoencoder: Any, clips: np.ndarray) -> Tensor:
+    """Clips (B, 17, 96, 96, 3) uint8 to standardised latents (B, 32, 5, 6, 6)."""
+    device = next(autoencoder.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
+        latents = autoencoder.encode(to_tensor(clips, str(device))).latent_dist.mode().float()
+    mean, std = (
+        torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
+        for values in (autoencoder.config.latents_mean, autoencoder.config.latents_std)
+    )
+    standardised: Tensor = (latents - mean) / std
+    return standardised
+
+
+@torch.no_grad()
+def standardise(autoencoder: Any, clips: np.ndarray) -> None:
+    """Write mean and standard deviation of each latent channel into the configuration."""
+    autoencoder.register_to_config(
+        latents_mean=[0.0] * LATENT_CHANNELS, latents_std=[1.0] * LATENT_CHANNELS
+    )
+    latents = torch.cat([encode(autoencoder, chunk) for chunk in np.split(clips, len(clips) // 8)])
+    autoencoder.register_to_config(
+        latents_mean=latents.mean((0, 2, 3, 4)).tolist(),
+        latents_std=latents.std((0, 2, 3, 4)).tolist(),
+    )
+
+
+def layout(clip: Clip) -> np.ndarray:
+    """Colour and shape in each cell, (2, 180, 8) int64 as `Batch` says."""
+    frames = len(clip.pixels)
+    ends = np.array([(0, 0), *((start, start + 3) for start in range(1, frames, 4))])
+    side = LATENT_SIZE * CELLS
+    cells = np.zeros((2, *ends.shape, side, side), np.int64)
+    for path in clip.paths:
+        covered = _covered(path, ends, side)
+        cells[0][covered] = 1 + COLOURS.index(path.colour)
+        cells[1][covered] = 1 + SHAPES.index(path.shape)
+    split = cells.reshape(2, *ends.shape, LATENT_SIZE, CELLS, LATENT_SIZE, CELLS)
+    ordered = split.transpose(0, 1, 3, 5, 2, 4, 6)
+    return np.asarray(ordered.reshape(2, len(ends) * LATENT_SIZE**2, 2 * CELLS**2))
+
+
+def _covered(path: Path, frames: np.ndarray, side: int) -> np.ndarray:
+    """Which cells a thing covers at the given frames: (*frames.shape, side, side)."""
+    points = (np.arange(4 * side, dtype=np.float32) + 0.5) / (4 * side)
+    every = path.x.shape[0]
+    x, y = np.broadcast_arrays(points[None, None], points[None, :, None])
+    shown = np.unique(frames)
+    part = replace(path, x=path.x[shown], y=path.y[shown], angle=path.angle[shown])
+    inside = signed_distance(path.shape, *local_coordinates(part, x, y)) <= 0
+    shares = inside.reshape(len(shown), side, 4, side, 4).mean((2, 4))
+    covered = np.zeros((every, side, side), bool)
+    covered[shown] = shares > MIN_COVERED
+    return np.asarray(covered[frames])

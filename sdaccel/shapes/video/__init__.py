@@ -1,0 +1,1 @@
+"""The embedded text-to-video model's own grammar, renderer, checker and components."""
