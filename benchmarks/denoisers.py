@@ -252,12 +252,15 @@ def workload(name: str, quick: bool) -> Workload:
 
 
 def one_forward(pipe: Any, family: Family, size: Size) -> Call:
-    """A forward of the pipe's denoiser with the family's inputs, all it returns as fp32 (N,)."""
+    """A forward of the pipe's denoiser with the family's inputs, all it returns as fp32 (N,).
+
+    The inputs are numbers that bfloat16 has, in every dtype: a rounded timestep would be another.
+    """
     import torch
 
     model = pipe.denoiser
     largest = max(model.parameters(), key=torch.Tensor.numel)
-    inputs = _moved(family.draw(size, 0, largest.dtype), largest.device)
+    inputs = _moved(family.draw(size, 0, torch.bfloat16), largest)
 
     def call() -> torch.Tensor:
         return forward(model, inputs).float()
@@ -265,13 +268,17 @@ def one_forward(pipe: Any, family: Family, size: Size) -> Call:
     return call
 
 
-def _moved(inputs: Any, device: torch.device) -> Any:
+def _moved(inputs: Any, like: torch.Tensor) -> Any:
+    """Every tensor on the device of `like`, those in bfloat16 in its dtype."""
     import torch
     from torch.utils import _pytree
 
-    return _pytree.tree_map(
-        lambda each: each.to(device) if isinstance(each, torch.Tensor) else each, inputs
-    )
+    def moved(each: Any) -> Any:
+        if not isinstance(each, torch.Tensor):
+            return each
+        return each.to(like.device, like.dtype if each.dtype == torch.bfloat16 else each.dtype)
+
+    return _pytree.tree_map(moved, inputs)
 
 
 def _pipeline(family: Family) -> Any:

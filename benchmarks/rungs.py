@@ -157,7 +157,8 @@ def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
 def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> None:
     """Cast the networks to the 16-bit type that this machine computes faster, channels-last.
 
-    What diffusers keeps in fp32 stays so.
+    What diffusers keeps in fp32 stays so. Text encoders go with them, since networks expect what
+    those give in their own dtype.
 
     Where there is none they stay as they are; raises `Skip` where that is `required`.
     """
@@ -168,8 +169,11 @@ def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> N
         if required:
             raise Skip(f"{choice.reason[0].upper()}{choice.reason[1:]}.")
         return
-    for name in names:
+    encoders = [name for name in pipe.components if name.startswith("text_encoder")]
+    for name in (*names, *encoders):
         network = getattr(pipe, name)
+        if network is None:
+            continue
         cast(network, choice.dtype)
         network.to(memory_format=torch.channels_last)
 
