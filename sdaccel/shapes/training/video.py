@@ -104,13 +104,13 @@ STAGES = {
     "autoencoder": Stage(
         lambda job: train_autoencoder(job.folder, job.recipe),
         Recipe(
-            batch_size=4,
+            batch_size=6,
             learning_rate=2e-3,
             weight_decay=1e-4,
             warm_up=20,
             decay_share=0.5,
             average=0.995,
-            steps=10000,
+            minutes=45,
             half=True,
             orthogonal=True,
         ),

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sdaccel.shapes.training import parallel
+from sdaccel.shapes.training.edges import frame_weights
 from sdaccel.shapes.training.loop import Loop, Losses, Recipe
 from sdaccel.shapes.training.video_data import sample_definite, to_tensor
 from sdaccel.shapes.video.grammar import sample_scenes
@@ -92,14 +92,14 @@ def touched(module: nn.Module) -> Tensor | float:
 
 def compare(decoded: Tensor, clips: Tensor) -> Losses:
     """Losses between decoded and true clips (B, 3, F, H, W), and the PSNR in dB."""
-    decoded = decoded.float()
-    square = functional.mse_loss(decoded, clips)
-    changes = (decoded - clips).diff(dim=2).abs()
+    error = decoded.float() - clips
+    square = error.square()
+    changes = error.diff(dim=2).abs()
     change = changes.sum() / max(1, changes.numel())
     return {
-        "loss": functional.l1_loss(decoded, clips) + square + CHANGE_WEIGHT * change,
+        "loss": (frame_weights(clips) * (error.abs() + square)).mean() + CHANGE_WEIGHT * change,
         "change": change,
-        "psnr": -10 * (square.detach() / 4).log10(),
+        "psnr": -10 * (square.detach().mean() / 4).log10(),
     }
 
 

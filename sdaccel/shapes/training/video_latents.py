@@ -18,7 +18,7 @@ from sdaccel.shapes.geometry import signed_distance
 from sdaccel.shapes.grammar import COLOURS, SHAPES
 from sdaccel.shapes.training.video_data import sample_definite, to_tensor
 from sdaccel.shapes.video.grammar import MovingScene, side_of
-from sdaccel.shapes.video.models import LATENT_CHANNELS, LATENT_SIZE
+from sdaccel.shapes.video.models import LATENT_CHANNELS, LATENT_FRAMES, LATENT_SIZE, PATCH
 from sdaccel.shapes.video.paths import Path
 from sdaccel.shapes.video.renderer import Clip, draw_clip, local_coordinates
 
@@ -29,9 +29,9 @@ MIN_COVERED = 0.4
 
 @dataclass(frozen=True)
 class Batch:
-    """Standardised latents (B, 32, 5, 6, 6), prompts, and what is where.
+    """Standardised latents (B, 16, 9, 12, 12), prompts, and what is where.
 
-    `layouts` is (B, 2, 180, 8): colour and shape, 0 for background, in 2 x 2 cells of each token at
+    `layouts` is (B, 2, 324, 8): colour and shape, 0 for background, in 2 x 2 cells of each token at
     the first and the last frame that it stands for; `backgrounds` is (B,).
     """
 
@@ -76,7 +76,7 @@ def reword(scene: MovingScene, rng: np.random.Generator) -> MovingScene:
 
 @torch.no_grad()
 def encode(autoencoder: Any, clips: np.ndarray) -> Tensor:
-    """Clips (B, 17, 96, 96, 3) uint8 to standardised latents (B, 32, 5, 6, 6)."""
+    """Clips (B, 17, 96, 96, 3) uint8 to standardised latents (B, 16, 9, 12, 12)."""
     device = next(autoencoder.parameters()).device
     with torch.autocast(device.type, torch.bfloat16):
         latents = autoencoder.encode(to_tensor(clips, str(device))).latent_dist.mode().float()
@@ -102,18 +102,21 @@ def standardise(autoencoder: Any, clips: np.ndarray) -> None:
 
 
 def layout(clip: Clip) -> np.ndarray:
-    """Colour and shape in each cell, (2, 180, 8) int64 as `Batch` says."""
+    """Colour and shape in each cell, (2, 324, 8) int64 as `Batch` says."""
     frames = len(clip.pixels)
-    ends = np.array([(0, 0), *((start, start + 3) for start in range(1, frames, 4))])
-    side = LATENT_SIZE * CELLS
+    stands_for = (frames - 1) // (LATENT_FRAMES - 1)
+    starts = range(1, frames, stands_for)
+    ends = np.array([(0, 0), *((start, start + stands_for - 1) for start in starts)])
+    tokens = LATENT_SIZE // PATCH
+    side = tokens * CELLS
     cells = np.zeros((2, *ends.shape, side, side), np.int64)
     for path in clip.paths:
         covered = _covered(path, ends, side)
         cells[0][covered] = 1 + COLOURS.index(path.colour)
         cells[1][covered] = 1 + SHAPES.index(path.shape)
-    split = cells.reshape(2, *ends.shape, LATENT_SIZE, CELLS, LATENT_SIZE, CELLS)
+    split = cells.reshape(2, *ends.shape, tokens, CELLS, tokens, CELLS)
     ordered = split.transpose(0, 1, 3, 5, 2, 4, 6)
-    return np.asarray(ordered.reshape(2, len(ends) * LATENT_SIZE**2, 2 * CELLS**2))
+    return np.asarray(ordered.reshape(2, len(ends) * tokens**2, 2 * CELLS**2))
 
 
 def _covered(path: Path, frames: np.ndarray, side: int) -> np.ndarray:
