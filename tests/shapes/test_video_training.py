@@ -165,7 +165,7 @@ def test_standardised_latents_have_mean_0_and_deviation_1() -> None:
     clips = draw_clips(np.random.default_rng(0), 8)
     video_latents.standardise(autoencoder, clips)
     latents = video_latents.encode(autoencoder, clips)
-    assert latents.shape == (8, 32, 5, 6, 6)
+    assert latents.shape == (8, 16, 9, 12, 12)
     assert latents.mean((0, 2, 3, 4)).abs().max() < 1e-3
     assert (latents.std((0, 2, 3, 4)) - 1).abs().max() < 1e-3
 
@@ -173,23 +173,23 @@ def test_standardised_latents_have_mean_0_and_deviation_1() -> None:
 def test_a_layout_says_what_covers_each_cell_at_both_ends_of_a_token() -> None:
     clip = draw_clip(parse("a large red square moves right on a blue background"), 1)
     colour, shape = video_latents.layout(clip)
-    assert colour.shape == shape.shape == (180, 8)
+    assert colour.shape == shape.shape == (324, 8)
     assert set(np.unique(colour)) == {0, 1 + COLOURS.index("red")}
     assert set(np.unique(shape)) == {0, 1 + SHAPES.index("square")}
     path = clip.paths[0]
-    for frame, (latent_frame, end) in {0: (0, 0), 1: (1, 0), 4: (1, 1), 16: (4, 1)}.items():
+    for frame, (latent_frame, end) in {0: (0, 0), 1: (1, 0), 4: (2, 1), 16: (8, 1)}.items():
         row, column = int(path.y[frame] * 12), int(path.x[frame] * 12)
         token = latent_frame * 36 + (row // 2) * 6 + column // 2
         assert colour[token, end * 4 + (row % 2) * 2 + column % 2] > 0
-    by_frame = colour.reshape(5, 36, 8)
-    assert not np.array_equal(by_frame[0], by_frame[4])
+    by_frame = colour.reshape(9, 36, 8)
+    assert not np.array_equal(by_frame[0], by_frame[8])
 
 
 def test_a_batch_of_the_transformer_holds_each_clip_twice_in_true_words() -> None:
     torch.manual_seed(0)
     autoencoder = build_autoencoder(**SMALL).eval()
     batch = video_latents.draw_batch(autoencoder, 8, torch.Generator().manual_seed(0))
-    assert batch.latents.shape == (8, 32, 5, 6, 6)
+    assert batch.latents.shape == (8, 16, 9, 12, 12)
     assert torch.equal(batch.latents[:4], batch.latents[4:])
     assert torch.equal(batch.layouts[:4], batch.layouts[4:])
     for first, second, place in zip(

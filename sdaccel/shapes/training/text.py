@@ -1,8 +1,7 @@
 """Trains the text encoders on text alone, to say what stands where.
 
 The encoder's hidden states must answer six learned questions (what is at the top, bottom, left,
-right, centre; which background) through one cross-attention and one linear layer: just what a
-denoiser does with them later. The questions are thrown away.
+right, centre; which background); see `questions`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sdaccel.shapes.grammar import COLOURS, SHAPES, SIZES, Scene, is_held_out
 from sdaccel.shapes.models import TEXT_WIDTH
-from sdaccel.shapes.training.loop import Loop, Recipe
+from sdaccel.shapes.training.loop import Loop, Losses, Recipe
+from sdaccel.shapes.training.questions import Questions
 
 PLACES = ("top", "bottom", "left", "right", "centre")
 PLACES_OF = {
@@ -29,22 +28,6 @@ PLACES_OF = {
     None: ("centre",),
 }
 CLASSES = (1 + len(COLOURS), 1 + len(SHAPES), 2 + len(SIZES))
-
-
-class Questions(nn.Module):
-    """Hidden states (B, tokens, width) to class scores (B, 6, 20): colour, shape, size."""
-
-    def __init__(self, width: int = TEXT_WIDTH) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(len(PLACES) + 1, width) * 0.5)
-        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
-        self.answer = nn.Linear(width, sum(CLASSES))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Attend from each question to the text and classify what comes back."""
-        queries = self.queries.expand(len(hidden_states), -1, -1)
-        scores: Tensor = self.answer(self.attention(queries, hidden_states, hidden_states)[0])
-        return scores
 
 
 def answers(scene: Scene) -> np.ndarray:
@@ -79,9 +62,10 @@ def train_text(
     """Train a text encoder on prompts of the training side."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
-    modules = nn.ModuleDict({"text": build_encoder(tokenizer), "questions": Questions()})
+    questions = Questions(TEXT_WIDTH, len(PLACES) + 1, CLASSES)
+    modules = nn.ModuleDict({"text": build_encoder(tokenizer), "questions": questions})
 
-    def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(modules: nn.ModuleDict, generator: torch.Generator) -> Losses:
         device = generator.device
         rng = np.random.default_rng(
             int(torch.randint(2**40, (), generator=generator, device=device))
@@ -89,17 +73,7 @@ def train_text(
         scenes = _training_scenes(rng, recipe.batch_share)
         tokens = token_ids(tokenizer, [scene.prompt for scene in scenes]).to(device)
         wanted = torch.from_numpy(np.stack([answers(scene) for scene in scenes])).to(device)
-        scores = modules["questions"](modules["text"](tokens).last_hidden_state)
-        parts = scores.split(CLASSES, -1)
-        mistakes = [
-            functional.cross_entropy(part.flatten(0, 1), wanted[..., index].flatten())
-            for index, part in enumerate(parts)
-        ]
-        right = [part.argmax(-1) == wanted[..., index] for index, part in enumerate(parts)]
-        return {
-            "loss": torch.stack(mistakes).sum(),
-            "right": torch.stack(right).all(0).all(-1).float().mean(),
-        }
+        return questions.losses(modules["text"](tokens).last_hidden_state, wanted)
 
     Loop(stage, modules, recipe, folder).run(losses)
 

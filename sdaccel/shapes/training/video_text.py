@@ -1,8 +1,7 @@
 """Trains the video model's text encoder on text alone, to say what is where and how it moves.
 
-As for the pictures: the hidden states must answer seven learned questions through one
-cross-attention and one linear layer, which are thrown away. Places are those that a relation names;
-without one, the things are asked for in the order in which they are told.
+As for the pictures the hidden states must answer questions, seven of them. Places are those that a
+relation names; without one, the things are asked for in the order in which they are told.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import T5Tokenizer, UMT5EncoderModel
 
 from sdaccel.shapes.grammar import COLOURS, SHAPES, SIZES
-from sdaccel.shapes.training.loop import Loop, Recipe
+from sdaccel.shapes.training.loop import Loop, Losses, Recipe
+from sdaccel.shapes.training.questions import Questions
 from sdaccel.shapes.video.grammar import MOTIONS, MovingScene, side_of
 from sdaccel.shapes.video.models import TEXT_WIDTH, build_text_encoder
 from sdaccel.shapes.video.tokens import MAX_TOKENS, build_tokenizer
@@ -30,22 +29,6 @@ PLACES_OF = {
     None: ("first", "second"),
 }
 CLASSES = (1 + len(COLOURS), 1 + len(SHAPES), 2 + len(SIZES), 1 + len(MOTIONS))
-
-
-class Questions(nn.Module):
-    """Hidden states (B, tokens, width) to class scores (B, 7, 27): colour, shape, size, motion."""
-
-    def __init__(self, width: int = TEXT_WIDTH) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(len(PLACES), width) * 0.5)
-        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
-        self.answer = nn.Linear(width, sum(CLASSES))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Attend from each question to the text and classify what comes back."""
-        queries = self.queries.expand(len(hidden_states), -1, -1)
-        scores: Tensor = self.answer(self.attention(queries, hidden_states, hidden_states)[0])
-        return scores
 
 
 def answers(scene: MovingScene) -> np.ndarray:
@@ -82,9 +65,10 @@ def train_text(folder: Path, recipe: Recipe) -> None:
     """Train the text encoder on prompts of the training side."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
-    modules = nn.ModuleDict({"text": build_text_encoder(tokenizer), "questions": Questions()})
+    questions = Questions(TEXT_WIDTH, len(PLACES), CLASSES)
+    modules = nn.ModuleDict({"text": build_text_encoder(tokenizer), "questions": questions})
 
-    def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(modules: nn.ModuleDict, generator: torch.Generator) -> Losses:
         device = generator.device
         seed = int(torch.randint(2**40, (), generator=generator, device=device))
         scenes = _training_scenes(np.random.default_rng(seed), recipe.batch_share)
@@ -93,17 +77,7 @@ def train_text(folder: Path, recipe: Recipe) -> None:
         ids, mask = ids[:, :longest], mask[:, :longest]
         wanted = torch.from_numpy(np.stack([answers(scene) for scene in scenes])).to(device)
         text: UMT5EncoderModel = modules["text"]  # type: ignore[assignment]
-        scores = modules["questions"](encode(text, ids.to(device), mask.to(device)))
-        parts = scores.split(CLASSES, -1)
-        mistakes = [
-            functional.cross_entropy(part.flatten(0, 1), wanted[..., index].flatten())
-            for index, part in enumerate(parts)
-        ]
-        right = [part.argmax(-1) == wanted[..., index] for index, part in enumerate(parts)]
-        return {
-            "loss": torch.stack(mistakes).sum(),
-            "right": torch.stack(right).all(0).all(-1).float().mean(),
-        }
+        return questions.losses(encode(text, ids.to(device), mask.to(device)), wanted)
 
     Loop("text", modules, recipe, folder).run(losses)
 

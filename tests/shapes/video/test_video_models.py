@@ -54,7 +54,7 @@ def test_the_pipeline_is_stock_and_makes_the_promised_clip_after_saving_and_load
 def test_the_latents_are_those_that_the_transformer_is_made_for(pipe: Any) -> None:
     with torch.no_grad():
         latents = pipe.vae.encode(torch.zeros(1, 3, 17, 96, 96)).latent_dist.mode()
-        assert latents.shape == (1, 32, 5, 6, 6)
+        assert latents.shape == (1, 16, 9, 12, 12)
         assert pipe.vae.decode(latents).sample.shape == (1, 3, 17, 96, 96)
 
 
