@@ -138,22 +138,20 @@ def config(
     return Config(blocks, cut.warps, cut.stages, _boxes(main, rest, cut) if cut.boxes else {})
 
 
-def family_of(chip: str) -> str:
+def family_of(chip: str, dtype: torch.dtype | None = None) -> str:
     """The chip of the table by which a chip's tiles are cut; sm_80 for what isn't known."""
     if chip.startswith("gfx"):
         return "gfx942"
     chip = {"sm_103": "sm_100", "sm_121": "sm_120"}.get(chip, chip)
-    if chip == "sm_120" and _EARLY_TRITON:
+    if _EARLY_TRITON and (chip == "sm_120" or dtype == torch.float32):
         return "sm_80"
     return chip if chip in _CUTS else "sm_80"
 
 
 def _cut(chip: str, width: int, dtype: torch.dtype) -> _Cut:
-    family = family_of(chip)
-    if dtype == torch.float32 and _EARLY_TRITON and family != "gfx942":
-        family = "sm_80"
-    table = (_CUTS_FP32 if dtype == torch.float32 else _CUTS)[family]
+    table = (_CUTS_FP32 if dtype == torch.float32 else _CUTS)[family_of(chip, dtype)]
     most = max(table)
+    # Triton's interpreter, which has no chip, has no registers to run out of.
     if width > most and chip:
         raise UnsupportedError(f"more than {most} channels a head in fp32 on {chip}")
     return _up_to(min(width, most), table)

@@ -212,11 +212,11 @@ def _figures(measured: Measured) -> tuple[str, str, str, str]:
     if math.isinf(summary.mean):
         return "all identical", "", "", ""
     some = f" ({summary.identical} identical)" if summary.identical else ""
-    mean = f"{summary.mean:.4g}{some}"
+    mean, change = f"{summary.mean:.4g}{some}", ""
     if means is not None:
-        mean = f"{means[0]:.4g} to {means[1]:.4g}"
-    low, high = summary.low, summary.high
-    return mean, f"{low:.4g} to {high:.4g}", f"{summary.worst:.4g}", f"#{summary.worst_at + 1}"
+        mean, change = f"{means[0]:.4g} to {means[1]:.4g}", "change "
+    interval = f"{change}{summary.low:.4g} to {summary.high:.4g}"
+    return mean, interval, f"{change}{summary.worst:.4g}", f"#{summary.worst_at + 1}"
 
 
 def _plain(measured: Measured) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_the_table_names_every_metric_its_worst_prompt_and_the_verdict(
     for word in ("PSNR", "SSIM", "latent", "fidelity", "95% interval", "gate 'exact'"):
         assert word in outcome.out
     (prompt,) = shapes.held_out_prompts(1)
+    assert re.search(r"\d to \d .*change 0 to 0 .*change 0 ", outcome.out)
     assert re.search(rf"#1 \(worst .*prompt fidelity\): {prompt}", outcome.out)
 
 
