@@ -101,7 +101,11 @@ def gated_residual_reference(
 ) -> torch.Tensor:
     """The same in plain torch: in fp32 inside torch's kernel, rounded once to residual's dtype."""
     x = x.to(residual.dtype)
-    return residual + x if gate is None else torch.addcmul(residual, like(gate, x).to(x.dtype), x)
+    # Contiguous whatever the residual's strides are: linear layers would copy what is not.
+    y = residual.new_empty(x.shape)
+    if gate is None:
+        return torch.add(residual, x, out=y)
+    return torch.addcmul(residual, like(gate, x).to(x.dtype), x, out=y)
 
 
 def gated_residual_cost(

@@ -239,7 +239,7 @@ def linear_reference(
     if residual is None:
         return y if gate is None else y.mul_(gate)
     residual = like(residual, y).to(y.dtype)
-    return y.add_(residual) if gate is None else torch.addcmul(residual, gate, y)
+    return y.add_(residual) if gate is None else torch.addcmul(residual, gate, y, out=y)
 
 
 def gated_linear_reference(

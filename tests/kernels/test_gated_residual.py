@@ -76,6 +76,15 @@ def test_strides_of_every_kind(how: str) -> None:
     assert_near(swapped, truth(x, residual, gate[:, None]))
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_reference_is_contiguous_too_beside_a_transposed_residual(gated: bool) -> None:
+    residual, x = noise(2, 48, 7).mT, noise(2, 7, 48, seed=1)
+    gate = noise(2, 48, seed=2) if gated else None
+    found = gated_residual_reference(residual, x, gate)
+    assert found.is_contiguous()
+    assert_near(found, truth(residual, x, None if gate is None else gate[:, None]))
+
+
 def test_videos_have_frames_and_their_own_gate_for_each() -> None:
     residual, x, gate = noise(2, 3, 5, 16), noise(2, 3, 5, 16, seed=1), noise(2, 3, 1, 16, seed=2)
     assert_near(gated_residual(residual, x, gate), truth(residual, x, gate))
