@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from . import models
+
 
 def prompts(model: str, count: int, evaluation: bool) -> list[str]:
     """The first `count` held-out prompts, or evaluation ones, of an embedded model's grammar."""
     from .. import shapes
 
+    if makes_clips(model):
+        return shapes.clip_prompts(count, "evaluation" if evaluation else "held-out")
     return shapes.evaluation_prompts(count) if evaluation else shapes.held_out_prompts(count)
 
 
@@ -17,4 +21,10 @@ def shows(model: str) -> Callable[[Any, str], bool]:
     """Whether what an embedded model drew shows its prompt; `ValueError` outside its grammar."""
     from .. import shapes
 
-    return lambda pixels, prompt: shapes.check(pixels, prompt).passed
+    check = shapes.check_clip if makes_clips(model) else shapes.check
+    return lambda pixels, prompt: check(pixels, prompt).passed
+
+
+def makes_clips(model: str) -> bool:
+    """Whether an embedded model draws clips, not pictures."""
+    return "num_frames" in models.call_defaults(model)
