@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -12,7 +13,9 @@ from torch import nn
 from sdaccel import shapes
 from sdaccel.shapes.models import build_autoencoder, build_unet
 from sdaccel.shapes.training import stages
+from sdaccel.shapes.training.autoencoder import train_autoencoder
 from sdaccel.shapes.training.card import BEGIN, END
+from sdaccel.shapes.training.latents import load_dataset
 from sdaccel.shapes.training.loop import Loop, Recipe
 from sdaccel.shapes.training.stage import MODELS, Job, stages_of
 from sdaccel.shapes.training.unet import adopt as adopt_unet
@@ -60,6 +63,25 @@ def test_what_the_embedded_unet_was_is_what_training_starts_from(tmp_path: Path)
     autoencoder = AutoencoderKL.from_pretrained(tmp_path / "vae")
     for name, value in pipe.vae.state_dict().items():
         assert torch.equal(autoencoder.state_dict()[name], value), name
+
+
+def test_an_autoencoder_that_was_trained_further_encodes_everything_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "STANDARD_PICTURES", 8)
+    adopt_unet(Job(tmp_path, Recipe()))
+    job = Job(tmp_path, Recipe(), scenes=4)
+    stages.encode(job)
+    first = load_dataset(tmp_path / "latents")["latents"]
+    given = shapes.load("unet").vae.state_dict()
+    adopted = AutoencoderKL.from_pretrained(tmp_path / "vae").state_dict()
+    assert all(torch.equal(adopted[name], value) for name, value in given.items())
+    train_autoencoder(tmp_path, Recipe(2, learning_rate=0.01, steps=2, warm_up=1), 2)
+    stages.encode(job)
+    second = load_dataset(tmp_path / "latents")["latents"]
+    assert not np.array_equal(first, second)
+    stages.encode(job)
+    assert np.array_equal(load_dataset(tmp_path / "latents")["latents"], second)
 
 
 def test_a_missing_stage_is_named(tmp_path: Path) -> None:

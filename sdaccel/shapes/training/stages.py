@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
@@ -31,6 +32,9 @@ from sdaccel.shapes.training.stage import Job
 from sdaccel.shapes.video.fidelity import clip_prompts
 
 
+STANDARD_PICTURES = 1000
+
+
 def trained(folder: Path, stage: str, key: str, module: nn.Module) -> Any:
     """Fill a module with the averaged weights that a stage left in its checkpoint."""
     path = folder / f"{stage}.pt"
@@ -42,6 +46,14 @@ def trained(folder: Path, stage: str, key: str, module: nn.Module) -> Any:
         {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
     )
     return module.requires_grad_(False).eval()
+
+
+def trained_since(folder: Path, stage: str, made: Path) -> bool:
+    """Whether a stage took steps here (it wasn't just adopted) after a folder was made of it."""
+    path = folder / f"{stage}.pt"
+    if made.exists() and (not path.exists() or path.stat().st_mtime <= made.stat().st_mtime):
+        return False
+    return not made.exists() or torch.load(path, map_location="cpu", weights_only=True)["step"] > 0
 
 
 def started_from(job: Job) -> Path:
@@ -69,12 +81,16 @@ def adopt_autoencoder(folder: Path, start: Path) -> None:
 
 
 def encode(job: Job) -> None:
-    """Standardise the autoencoder's latents, unless adopted, and encode the training set."""
+    """Standardise the autoencoder's latents, if it was trained here, and encode the training set.
+
+    An autoencoder trained further since the last time encodes everything anew.
+    """
     folder, device, seed = job.folder, job.recipe.device, job.recipe.seed
-    if parallel.rank() == 0 and not (folder / "vae").exists():
+    if parallel.rank() == 0 and trained_since(folder, "autoencoder", folder / "vae"):
         autoencoder = trained(folder, "autoencoder", "autoencoder", build_autoencoder())
-        pictures = render_pictures(folder / "pictures.npy", 1000, seed)
-        standardise(autoencoder, to_tensor(pictures[:1000], "cpu"))
+        pictures = render_pictures(folder / "pictures.npy", STANDARD_PICTURES, seed)
+        standardise(autoencoder, to_tensor(np.array(pictures[:STANDARD_PICTURES]), "cpu"))
+        shutil.rmtree(folder / "latents", ignore_errors=True)
         autoencoder.save_pretrained(folder / "vae")
     parallel.agree(True)
     autoencoder = AutoencoderKL.from_pretrained(folder / "vae").to(device).eval()

@@ -1,6 +1,6 @@
 """Trains the embedded UNet to predict v, and what it needs.
 
-adopt         text.pt, vae/, unet.pt   to go on from an exported pipeline
+adopt         text.pt, vae/, ...       to go on from an exported pipeline, the autoencoder too
 text          text.pt                  the text encoder, from prompts alone
 autoencoder   autoencoder.pt           encoder and decoder
 encode        vae/, latents/           the training set
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -41,6 +41,8 @@ def adopt(job: Job) -> None:
     start = stages.started_from(job)
     adopt_clip(job.folder, start)
     stages.adopt_autoencoder(job.folder, start)
+    vae = AutoencoderKL.from_pretrained(start / "vae")
+    stages.adopt(job.folder, "autoencoder", "autoencoder", vae)
     stages.adopt(job.folder, "unet", "unet", UNet2DConditionModel.from_pretrained(start / "unet"))
 
 
@@ -134,9 +136,11 @@ STAGES = {
             learning_rate=2e-3,
             weight_decay=1e-4,
             warm_up=40,
-            decay_share=0.7,
+            decay_share=0.6,
             average=0.995,
-            minutes=15,
+            half=True,
+            orthogonal=True,
+            minutes=40,
         ),
     ),
     "encode": Stage(stages.encode),
