@@ -31,7 +31,6 @@ from sdaccel.shapes.training.latents import encode_dataset, load_dataset, standa
 from sdaccel.shapes.training.stage import Job
 from sdaccel.shapes.video.fidelity import clip_prompts
 
-
 STANDARD_PICTURES = 1000
 
 
