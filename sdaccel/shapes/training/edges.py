@@ -21,7 +21,8 @@ def edge_weights(pictures: Tensor) -> Tensor:
     around = functional.avg_pool2d(
         pictures, NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False
     )
-    return 1 + EDGE_WEIGHT * (pictures - around).abs().mean(1, keepdim=True)
+    weights: Tensor = 1 + EDGE_WEIGHT * (pictures - around).abs().mean(1, keepdim=True)
+    return weights
 
 
 def frame_weights(clips: Tensor) -> Tensor:
