@@ -38,6 +38,7 @@ FILES = (
     "linear",
     "attention",
     "attention_sparse",
+    "linear_step",
 )
 """The kernel files."""
 

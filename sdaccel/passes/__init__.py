@@ -19,6 +19,7 @@ _CLASSES = {
     "attention": "Attention",
     "compile": "Compile",
     "fuse": "Fuse",
+    "schedulers": "Schedulers",
 }
 NAMES = tuple(_CLASSES)
 
