@@ -106,7 +106,10 @@ def report(pipe: object) -> Report:
 
 @dataclass
 class Acceleration:
-    """What `accelerate` left on one pipe."""
+    """What `accelerate` left on one pipe.
+
+    `incomplete` when a pass of the plan has yet to see something that was put in later.
+    """
 
     plan: Plan
     target: Target
@@ -114,9 +117,12 @@ class Acceleration:
     device: str
     records: list[PassRecord] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    incomplete: bool = False
 
     def covers(self, target: Target) -> bool:
         """Whether the pipe still consists of the same objects, on the same device."""
+        if self.incomplete:
+            return False
         return _parts(self.target) == _parts(target) and self.device == str(target.device)
 
     def report(self) -> Report:
@@ -174,12 +180,21 @@ class Acceleration:
             clock.forget()
 
     def _notice_replacements(self) -> None:
-        """A scheduler put in by the user drives the clock from now on; a model is only reported."""
+        """A scheduler put in by the user drives the clock from now on, but runs as it is.
+
+        A model is only reported.
+        """
         now = Target.of(self.target.pipe)
         for scheduler in now.schedulers:
             if all(scheduler is not each for each in self.target.schedulers):
                 clocks.attach_scheduler(self.target.clock, scheduler, self.patch)
                 hold(scheduler, now.pipe, self.plan.name, self.patch.take(scheduler))
+                if "schedulers" in self.plan:
+                    self.incomplete = True
+                    self._tell(
+                        "A scheduler was put in after accelerate and makes stock's own steps: "
+                        "call accelerate(pipe) again."
+                    )
         self.target = replace(self.target, schedulers=now.schedulers)
         before = {component.name: component.module for component in self.target.components}
         for component in now.components:

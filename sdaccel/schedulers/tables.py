@@ -19,7 +19,7 @@ from .trajectory import Trajectory
 
 STATE = "_sdaccel_tables"
 _SCHEDULES = 8
-"""Schedules whose programs are kept; the least recently used goes. 50 steps take about 100 KB."""
+"""Schedules whose programs are kept; the least recently used goes."""
 
 
 @dataclass
