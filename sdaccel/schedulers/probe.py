@@ -49,6 +49,8 @@ def probe(stock: type, state: Mapping[str, Any], start: int, options: Mapping[st
 
     Raises `UnprobedError` where a step isn't linear or keeps more than the kernel's table takes.
     """
+    if any(hasattr(each, "set_timesteps") for each in state.values()):
+        raise UnprobedError("it hands the step to another scheduler")
     twin = copy_of(stock, state)
     if "_step_index" in state:
         twin._step_index = start
@@ -166,15 +168,14 @@ class _Changes:
 
 def _unit(column: int) -> torch.Tensor:
     """1 in a column of its own, its share in the mixture, and 0 elsewhere."""
-    vector = torch.zeros(_SHAPE, dtype=torch.float64)
-    vector[0, column] = _LARGE
-    vector[0, _MIXTURE] = _LARGE * _MIXED[column]
-    return vector
+    vector = [0.0] * _SHAPE[1]
+    vector[column], vector[_MIXTURE] = _LARGE, _LARGE * _MIXED[column]
+    return torch.tensor(vector, dtype=torch.float64).view(_SHAPE)
 
 
 def _weights(vector: torch.Tensor) -> Weights:
     """Read off a vector; a weight of 1 comes first, since a sum that begins with it is shorter."""
-    values = [float(each) / _LARGE for each in vector.flatten()]
+    values = [each / _LARGE for each in vector.flatten().tolist()]
     mixed = [weight * share for weight, share in zip(values, _MIXED, strict=False)]
     size = sum(abs(each) for each in mixed)
     if not all(math.isfinite(each) for each in values):

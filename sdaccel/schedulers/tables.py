@@ -20,6 +20,8 @@ from .trajectory import Trajectory
 STATE = "_sdaccel_tables"
 _SCHEDULES = 8
 """Schedules whose programs are kept; the least recently used goes."""
+_PROGRAMS = 32
+"""Programs of one schedule that are kept, for its starts and options; the oldest goes."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Schedule:
         """The program from a step on, probed when it is first asked for; or why there is none."""
         key = (start, options)
         if key not in self.programs:
+            while len(self.programs) >= _PROGRAMS:
+                del self.programs[next(iter(self.programs))]
             self.programs[key] = self._probe(start, options)
         return self.programs[key]
 

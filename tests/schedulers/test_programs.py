@@ -135,6 +135,14 @@ def test_thresholding_is_found_out_at_every_noise_level() -> None:
             probe(type(scheduler), vars(scheduler), 0, {})
 
 
+def test_a_scheduler_inside_another_is_not_run_for_a_probe() -> None:
+    inner = diffusers.DDIMScheduler()
+    scheduler = diffusers.UniPCMultistepScheduler(solver_p=inner)
+    scheduler.set_timesteps(4)
+    with pytest.raises(UnprobedError, match="another scheduler"):
+        probe(type(scheduler), vars(scheduler), 0, {})
+
+
 NAMES = ("DDIM", "DPMSolverMultistep", "EulerAncestralDiscrete", "FlowMatchEulerDiscrete", "LCM")
 
 

@@ -156,6 +156,14 @@ def test_weights_are_found_once_for_a_schedule_and_few_are_kept(
     for count in range(3, 13):
         ours.set_timesteps(count)
     assert len(ours._sdaccel_tables._library) == 8
+    euler = Run("EulerDiscreteScheduler")
+    scheduler = euler.ours()
+    for churn in range(40):
+        follow(
+            Run(euler.name, schedule={"num_inference_steps": 1}, options={"s_churn": churn}),
+            scheduler,
+        )
+    assert len(scheduler._sdaccel_tables.schedule.programs) == 32
 
 
 def test_a_schedule_that_was_interrupted_leaves_nothing_behind() -> None:
