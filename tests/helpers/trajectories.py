@@ -79,10 +79,8 @@ def denoise(model_input: torch.Tensor) -> torch.Tensor:
 
 def distance(found: Sequence[torch.Tensor], truth: Sequence[torch.Tensor]) -> float:
     """The largest relative L2 distance of a step's results."""
-    return max(
-        float((a.double() - b.double()).norm() / b.double().norm())
-        for a, b in zip(found, truth, strict=True)
-    )
+    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, truth, strict=True)]
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
 class Exactly(TorchFunctionMode):
