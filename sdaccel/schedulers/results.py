@@ -17,10 +17,7 @@ class Pair(tuple[Any, ...]):
     changed in place since raises `SdaccelError`.
     """
 
-    _compute: Callable[..., tuple[torch.Tensor, ...]]
-    _step: Any
-    _inputs: tuple[torch.Tensor | None, ...] | None
-    _versions: list[int]
+    _late: tuple[Any, ...] | None
     _second: torch.Tensor
 
     def __new__(
@@ -32,8 +29,8 @@ class Pair(tuple[Any, ...]):
     ) -> Pair:
         """`compute(step, *inputs)` gives the second part, in a tuple of its own."""
         self = tuple.__new__(cls, (result, None))
-        self._compute, self._step, self._inputs = compute, step, inputs
-        self._versions = _versions(inputs)
+        versions = [version_of(each) for each in inputs if each is not None]
+        self._late = compute, step, inputs, versions
         return self
 
     def __getitem__(self, index: Any) -> Any:
@@ -46,21 +43,18 @@ class Pair(tuple[Any, ...]):
         return repr(self._whole())
 
     def _whole(self) -> tuple[Any, ...]:
-        if self._inputs is not None:
-            if self._versions != _versions(self._inputs):
+        if self._late is not None:
+            compute, step, inputs, versions = self._late
+            if versions != [version_of(each) for each in inputs if each is not None]:
                 raise SdaccelError(
                     "The step's input was changed in place before its second result was read: "
                     "read it first, or call step with return_dict=True."
                 )
-            (self._second,) = self._compute(self._step, *self._inputs)
-            self._inputs = None
+            (self._second,) = compute(step, *inputs)
+            self._late = None
         return (tuple.__getitem__(self, 0), self._second)
 
 
-def _versions(inputs: tuple[torch.Tensor | None, ...]) -> list[int]:
-    return [0 if each.is_inference() else each._version for each in inputs if each is not None]
-
-
 def version_of(tensor: torch.Tensor) -> int:
-    """How often a tensor has been changed in place; 0 where torch does not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    """How often a tensor has been changed in place; -1 where torch does not count."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -133,7 +133,7 @@ class Tables:
         """Whether the scheduler's timesteps and sigmas still are those that were read."""
         own = scheduler.__dict__
         for name, tensor, version in self._read:
-            if own.get(name) is not tensor or version_of(tensor) != version:
+            if own.get(name) is not tensor or (version >= 0 and tensor._version != version):
                 return False
         return True
 
