@@ -29,8 +29,7 @@ class Pair(tuple[Any, ...]):
     ) -> Pair:
         """`compute(step, *inputs)` gives the second part, in a tuple of its own."""
         self = tuple.__new__(cls, (result, None))
-        versions = [version_of(each) for each in inputs if each is not None]
-        self._late = compute, step, inputs, versions
+        self._late = compute, step, inputs, _versions(inputs)
         return self
 
     def __getitem__(self, index: Any) -> Any:
@@ -45,7 +44,7 @@ class Pair(tuple[Any, ...]):
     def _whole(self) -> tuple[Any, ...]:
         if self._late is not None:
             compute, step, inputs, versions = self._late
-            if versions != [version_of(each) for each in inputs if each is not None]:
+            if versions != _versions(inputs):
                 raise SdaccelError(
                     "The step's input was changed in place before its second result was read: "
                     "read it first, or call step with return_dict=True."
@@ -53,6 +52,10 @@ class Pair(tuple[Any, ...]):
             (self._second,) = compute(step, *inputs)
             self._late = None
         return (tuple.__getitem__(self, 0), self._second)
+
+
+def _versions(inputs: tuple[torch.Tensor | None, ...]) -> list[int]:
+    return [each._version for each in inputs if each is not None and not each.is_inference()]
 
 
 def version_of(tensor: torch.Tensor) -> int:

@@ -110,14 +110,17 @@ class Trajectory:
         self, step: Step, sample: torch.Tensor, prediction: torch.Tensor, noise: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
         """What stock returns next to the sample, from the step's own inputs."""
-        columns = _columns(step, sample, prediction, noise)
+        columns = [sample, prediction, noise, None]
+        _clip(step, columns)
         pairs = zip(step.beside, self.dtypes.results[1:], strict=True)
         return tuple(_sum(weights, columns).to(dtype) for weights, dtype in pairs)
 
     def _on_the_host(
         self, step: Step, sample: torch.Tensor, prediction: torch.Tensor, noise: torch.Tensor | None
     ) -> torch.Tensor:
-        columns = _columns(step, sample, prediction, noise, *self._slots)
+        columns = [sample, prediction, noise, None, *self._slots]
+        if step.clip is not None:
+            _clip(step, columns)
         result = _sum(step.result, columns)
         for spare, (slot, weights) in enumerate(step.writes, self.program.slots):
             _sum_into(self._slots[spare], weights, columns)
@@ -142,14 +145,11 @@ class Trajectory:
         return linear_step(sample, prediction, noise, history, table, self._counter, dtype, clips)
 
 
-def _columns(step: Step, sample: torch.Tensor, *others: torch.Tensor | None) -> list[Any]:
-    """What a step adds up, by column; what is clipped comes after the noise."""
-    columns = [sample, *others]
-    columns.insert(CLIPPED, None)
+def _clip(step: Step, columns: list[Any]) -> None:
+    """Fill in the column of the sum that a step clips."""
     clip = step.clip
     if clip is not None:
         columns[CLIPPED] = _sum(clip.weights, columns).clamp_(clip.low, clip.high)
-    return columns
 
 
 def _sum(weights: Weights, columns: list[Any]) -> torch.Tensor:
