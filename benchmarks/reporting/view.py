@@ -1,0 +1,238 @@
+"""What the page shows of one machine: its parts in order, each with its rows and charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..kernel_rows import KernelRow
+from ..quality_rows import QualityRow
+from ..selection import Entry, Machine
+from . import wording
+from .drawing import Spec
+from .frontier_chart import error_chart, fidelity_chart, psnr_chart
+from .ladder_chart import furthest, ladder_chart
+from .pictures import Comparison, comparison
+from .roofline_chart import ceiling_chart, roofline_chart
+from .stage_chart import stage_chart
+from .table import Table, kernels_table, rungs_table
+
+
+@dataclass(frozen=True)
+class Card:
+    """A chart with its heading, what it shows in a sentence, and what could not be drawn."""
+
+    identity: str
+    title: str
+    words: str
+    spec: Spec
+    troubles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts under one heading."""
+
+    title: str
+    words: str
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """The best verified figure of a workload, and the best that others reach there."""
+
+    figure: str
+    workload: str
+    words: str
+    beside: str
+    noisy: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: when, from which commit, with which command."""
+
+    file: str
+    date: str
+    commit: str
+    command: str
+
+
+@dataclass
+class MachineView:
+    """One machine's part of the page."""
+
+    identity: str
+    name: str
+    facts: list[tuple[str, str]]
+    highlights: list[Highlight]
+    sections: list[Section]
+    comparisons: list[Comparison]
+    rungs: Table | None
+    kernels: Table | None
+    older: int
+    sources: list[Source] = field(default_factory=list)
+
+
+def view(machine: Machine, identity: str, per_hour: float | None) -> MachineView:
+    """The parts of one machine; `identity` starts the names of its elements on the page."""
+    compared = [each for each in machine.entries if isinstance(each.row, QualityRow)]
+    kernels = [each for each in machine.entries if isinstance(each.row, KernelRow)]
+    rungs = [each for each in machine.entries if each not in compared and each not in kernels]
+    rungs.sort(key=lambda each: (each.row.quick, each.row.kind == "overhead", each.row.workload))
+    sections = [
+        *_ladders([each for each in rungs if each.row.kind != "overhead"], identity),
+        *_stages(rungs, identity),
+        *_frontiers(rungs, identity),
+        *_rooflines(rungs, kernels, identity),
+    ]
+    return MachineView(
+        identity=identity,
+        name=_name(machine),
+        facts=_facts(machine),
+        highlights=_highlights(rungs),
+        sections=sections,
+        comparisons=[comparison(each) for each in compared],
+        rungs=rungs_table(rungs, per_hour) if rungs else None,
+        kernels=kernels_table(kernels) if kernels else None,
+        older=machine.older,
+        sources=_sources(machine),
+    )
+
+
+def by_workload(entries: Iterable[Entry]) -> dict[tuple[str, bool], list[Entry]]:
+    """Rows of the same workload, whole and scaled-down ones apart, in the order they come in."""
+    found: dict[tuple[str, bool], list[Entry]] = {}
+    for each in entries:
+        found.setdefault((each.row.workload, each.row.quick), []).append(each)
+    return found
+
+
+def _ladders(entries: Sequence[Entry], identity: str) -> list[Section]:
+    groups = by_workload(entries)
+    found = []
+    for quick, title, words in (
+        (False, "The ladder", "How many times as fast as stock diffusers in fp32, in turns with "
+         "it in one process. Lines through the bars are 95% intervals; pale bars with ! are noisy."),
+        (True, "The ladder, scaled down", "The published widths with few blocks and small "
+         "pictures (--quick): good for comparing rungs, not for quoting."),
+    ):  # fmt: skip
+        chosen = {name: rows for (name, small), rows in groups.items() if small == quick}
+        end = furthest([each for rows in chosen.values() for each in rows])
+        cards = tuple(
+            Card(
+                f"{identity}-ladder-{'quick-' if quick else ''}{index}",
+                name,
+                f"one {rows[0].row.unit}",
+                ladder_chart(rows, end),
+                tuple(f"{wording.label(r.row)}: {t}" for r in rows if (t := wording.trouble(r.row))),
+            )
+            for index, (name, rows) in enumerate(chosen.items())
+        )
+        if cards:
+            found.append(Section(title, words, cards))
+    return found
+
+
+def _stages(entries: Sequence[Entry], identity: str) -> list[Section]:
+    cards = []
+    for index, ((name, quick), rows) in enumerate(by_workload(entries).items()):
+        drawn = stage_chart(rows)
+        if drawn is not None:
+            title = f"{name} (quick)" if quick else name
+            card = Card(f"{identity}-stages-{index}", title, f"one {rows[0].row.unit}", drawn)
+            cards.append(card)
+    words = "The parts of a picture, timed in calls of their own."
+    return [Section("Where the time goes", words, tuple(cards))] if cards else []
+
+
+def _frontiers(entries: Sequence[Entry], identity: str) -> list[Section]:
+    whole = [each for each in entries if not each.row.quick]
+    kinds: tuple[tuple[str, str, Callable[[Sequence[Entry]], Spec | None], str], ...] = (
+        ("psnr", "Fidelity to stock's picture", psnr_chart, "up and to the right is better"),
+        ("fidelity", "Does it draw what was asked?", fidelity_chart, "lines are 95% intervals"),
+        ("error", "Error of one unit", error_chart, "up is closer; no error is drawn at 1e-8"),
+    )
+    drawn = [(*each, each[2](whole)) for each in kinds]
+    cards = tuple(
+        Card(f"{identity}-frontier-{name}", title, words, spec)
+        for name, title, _, words, spec in drawn
+        if spec is not None
+    )
+    words = "What each rung pays for its speed. The dashed line joins those that none beats in both."
+    return [Section("Speed against quality", words, cards)] if cards else []
+
+
+def _rooflines(rungs: Sequence[Entry], kernels: Sequence[Entry], identity: str) -> list[Section]:
+    cards = []
+    shares = ceiling_chart(rungs)
+    if shares is not None:
+        words = "beyond 100%: convolutions and fused kernels can pass the matmul of the same dtype"
+        cards.append(Card(f"{identity}-ceiling", "Of the machine's matmul", words, shares))
+    roof = roofline_chart([*rungs, *kernels])
+    if roof is not None:
+        words = "a point under the slope is bound by memory, under the flat by arithmetic"
+        cards.append(Card(f"{identity}-roofline", "Roofline", words, roof))
+    words = "FLOPs counted from the graph, ceilings measured in the same process."
+    return [Section("Against the machine's limits", words, tuple(cards))] if cards else []
+
+
+def _highlights(entries: Sequence[Entry]) -> list[Highlight]:
+    """Each whole workload's fastest plan that is right, the largest figure first."""
+    found = []
+    for (name, quick), rows in by_workload(entries).items():
+        ok = [e.row for e in rows if e.row.status == "ok" and e.row.speedup is not None]
+        plans = [row for row in ok if row.kind == "plan"]
+        if quick or not plans:
+            continue
+        best = max(plans, key=lambda row: row.speedup or 0)
+        others = [row for row in ok if row.kind != "plan"]
+        beside = ""
+        if others:
+            rival = max(others, key=lambda row: row.speedup or 0)
+            beside = f"best of the others: {wording.label(rival)}, {wording.factor(rival.speedup)}"
+        took = f"{wording.label(best)}, {wording.seconds(best.median)} a {best.unit}"
+        found.append((best.speedup or 0, name, took, beside, best.noisy))
+    ordered = sorted(found, reverse=True)
+    return [Highlight(f"{x:.2f}×", *rest) for x, *rest in ordered]  # type: ignore[arg-type]
+
+
+def _name(machine: Machine) -> str:
+    described = machine.described
+    threads = f", {described['threads']} threads"
+    return f"{described['name']}, {described['cores']} cores{threads}"
+
+
+def _facts(machine: Machine) -> list[tuple[str, str]]:
+    """The machine, its ceilings and the versions of the newest run."""
+    described: dict[str, Any] = machine.described
+    newest = max((each.run.results for each in machine.entries), key=lambda run: run.date)
+    matmuls: dict[str, float] = {}
+    for each in machine.entries:
+        row = each.row
+        if row.matmul_ceiling:
+            dtype = wording.dtype(row)
+            matmuls[dtype] = max(matmuls.get(dtype, 0.0), row.matmul_ceiling)
+    facts = {
+        "machine": _name(machine),
+        "folder": str(described["slug"]),
+        "memory": wording.memory(described.get("memory_total")),
+        "instruction sets": ", ".join(described.get("instruction_sets") or ()),
+        "system": ", ".join(filter(None, (described.get("system"), described.get("libc")))),
+        "matmul, best measured": ", ".join(
+            f"{dtype} {wording.flops_rate(rate)}" for dtype, rate in sorted(matmuls.items())
+        ),
+        "copy": wording.copy_rate(described.get("copy_ceiling")),
+        "versions": ", ".join(f"{name} {version}" for name, version in newest.versions.items()),
+    }
+    return [(name, text) for name, text in facts.items() if text]
+
+
+def _sources(machine: Machine) -> list[Source]:
+    runs = {each.run.path: each.run for each in machine.entries}
+    return [
+        Source(run.path.name, run.results.date, run.results.commit, run.results.command)
+        for run in sorted(runs.values(), key=lambda run: run.results.date, reverse=True)
+    ]

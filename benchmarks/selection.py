@@ -1,0 +1,88 @@
+"""The newest row of everything that was measured, machine by machine; nothing is averaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .kernel_rows import KernelRow
+from .quality_rows import QualityRow
+from .reader import Run
+from .rows import Row
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row, as it stands in its file too, and the run that it came from."""
+
+    run: Run
+    row: Row
+    raw: dict[str, Any]
+
+    @property
+    def key(self) -> Key:
+        """What must be equal for two rows to be of the same thing.
+
+        Settings count: a rung at another resolution is another thing. So does what a compared plan
+        was held against, and the shape of a kernel's case.
+        """
+        row = self.row
+        settings = json.dumps(row.settings, sort_keys=True)
+        more: Key = ()
+        if isinstance(row, KernelRow):
+            more = (row.model, row.case)
+        elif isinstance(row, QualityRow):
+            more = (row.against,)
+        quick = "quick" if row.quick else ""
+        return (row.workload, quick, row.rung, row.dtype, *more, settings)
+
+    @property
+    def name(self) -> str:
+        """The row in words: "sd15-unet, fast, bfloat16"."""
+        row = self.row
+        quick = " (quick)" if row.quick else ""
+        case = f" {row.model} {row.case}" if isinstance(row, KernelRow) else ""
+        return f"{row.workload}{quick}{case}, {row.rung}, {row.dtype}"
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds a unit by the part of the pipeline; empty where they were not measured."""
+        stages = self.raw.get("stages") or {}
+        return {name: seconds for name, seconds in stages.items() if seconds}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that is shown of one machine: the newest rows, and how many older ones are not."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    older: int
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As the newest run found it."""
+        return max((each.run.results for each in self.entries), key=lambda run: run.date).machine
+
+
+def machines(runs: Iterable[Run]) -> list[Machine]:
+    """The machines of these runs, the one with the newest row first; runs come oldest first."""
+    entries: dict[str, dict[Key, Entry]] = {}
+    older: dict[str, int] = {}
+    for run in runs:
+        kept = entries.setdefault(run.machine, {})
+        for row, raw in zip(run.results.rows, run.raw_rows, strict=True):
+            entry = Entry(run, row, raw)
+            older[run.machine] = older.get(run.machine, 0) + (entry.key in kept)
+            kept.pop(entry.key, None)
+            kept[entry.key] = entry
+    found = [
+        Machine(name, tuple(kept.values()), older[name]) for name, kept in entries.items() if kept
+    ]
+    return sorted(
+        found, key=lambda each: max(entry.run.results.date for entry in each.entries), reverse=True
+    )
