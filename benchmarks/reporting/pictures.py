@@ -43,6 +43,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
     first_strip: str
     second_strip: str
+    aspect: str
     sheet: str
 
 
@@ -71,6 +72,7 @@ def comparison(entry: Entry) -> Comparison:
         pairs=pairs,
         first_strip=strips[0],
         second_strip=strips[1],
+        aspect=f"{listed.get('width', 1)} / {listed.get('height', 1)}",
         sheet=sheet,
     )
 
