@@ -53,7 +53,7 @@ def _faults(
     here = place or "the file"
     if "type" in schema and not _is(value, schema["type"]):
         yield f"{here} is {_shown(value)}, not {_names(schema['type'])}"
-    elif "const" in schema and value != schema["const"]:
+    elif "const" in schema and not _same(value, schema["const"]):
         yield f"{here} is {_shown(value)}, not {schema['const']!r}"
     elif "enum" in schema and value not in schema["enum"]:
         yield f"{here} is {_shown(value)}, not one of {', '.join(schema['enum'])}"
@@ -100,6 +100,11 @@ def _is(value: Any, types: str | list[str]) -> bool:
         if name == "integer" and isinstance(value, float) and value.is_integer():
             return True
     return False
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Equality as JSON has it, where true is not 1."""
+    return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 def _names(types: str | list[str]) -> str:

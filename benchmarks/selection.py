@@ -70,7 +70,10 @@ class Machine:
 
 
 def machines(runs: Iterable[Run]) -> list[Machine]:
-    """The machines of these runs, the one with the newest row first; runs come oldest first."""
+    """The machines of these runs, which come oldest first.
+
+    Those on which anything was timed are first, the one with the newest row ahead.
+    """
     entries: dict[str, dict[Key, Entry]] = {}
     older: dict[str, int] = {}
     for run in runs:
@@ -83,6 +86,10 @@ def machines(runs: Iterable[Run]) -> list[Machine]:
     found = [
         Machine(name, tuple(kept.values()), older[name]) for name, kept in entries.items() if kept
     ]
-    return sorted(
-        found, key=lambda each: max(entry.run.results.date for entry in each.entries), reverse=True
-    )
+    return sorted(found, key=_weight, reverse=True)
+
+
+def _weight(machine: Machine) -> tuple[bool, str]:
+    """Whether anything was timed there, and when last."""
+    timed = any(each.row.seconds for each in machine.entries)
+    return timed, max(each.run.results.date for each in machine.entries)

@@ -1,8 +1,8 @@
 """By what factor samples moved from one run to another, and how sure that is.
 
-Distribution-free: Hodges and Lehmann's estimate, the median of all ratios between the two sides, with
-the interval that inverts Mann and Whitney's rank test (1947). Four samples a side are the fewest
-that can say anything with 95%; an outlier moves it no further than its rank.
+Distribution-free: Hodges and Lehmann's estimate (1963), the median of all ratios between the two
+sides, with the interval that inverts Mann and Whitney's rank test (1947). Four samples a side are
+the fewest that say anything with 95%; an outlier moves it no further than its rank.
 """
 
 from __future__ import annotations

@@ -55,27 +55,23 @@ def decades(values: Iterable[float]) -> list[float]:
     return [10.0**power for power in range(math.floor(min(logs)), math.ceil(max(logs)) + 1)]
 
 
-def spec(chart: Any, height: int | Mapping[str, int]) -> Spec:
+def spec(chart: Any, height: int) -> Spec:
     """The chart for the page: as wide as its place; letters and lines take the page's colours."""
     finished = chart.properties(
         width="container", height=height, autosize={"type": "fit-x", "contains": "padding"}
-    ).configure(
-        background="transparent", font="system-ui, sans-serif", padding=4
-    )
+    ).configure(background="transparent", font="system-ui, sans-serif", padding=4)
     finished = (
         finished.configure_view(stroke=None)
         .configure_axis(
             labelFontSize=12,
             titleFontSize=12,
             titleFontWeight="normal",
-            labelLimit=190,
+            labelLimit=210,
             domain=False,
             ticks=False,
             labelPadding=6,
         )
-        .configure_legend(
-            orient="bottom", title=None, labelFontSize=12, columns=2
-        )
+        .configure_legend(orient="bottom", title=None, labelFontSize=12, columns=2)
     )
     values: Spec = finished.to_dict()
     return values

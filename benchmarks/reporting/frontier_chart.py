@@ -66,7 +66,9 @@ def _chart(
     axis = alt.Axis(format="~e", tickCount=5) if error else alt.Axis(tickCount=5)
     x = alt.X("speed:Q", title="times as fast as stock", scale=alt.Scale(zero=False, padding=18))
     y = alt.Y("value:Q", title=title, scale=scale, axis=axis)
-    tips = [alt.Tooltip(f"{name}:N") for name in ("workload", "rung", "vs stock", "found", "median")]
+    tips = [
+        alt.Tooltip(f"{name}:N") for name in ("workload", "rung", "vs stock", "found", "median")
+    ]
     base = alt.Chart(data(points)).encode(x=x, tooltip=tips)
     marks = base.mark_point(filled=True, size=110, opacity=0.9).encode(
         y=y,

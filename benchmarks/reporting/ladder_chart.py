@@ -35,7 +35,7 @@ def ladder_chart(entries: Sequence[Entry], furthest: float) -> Spec:
     words = base.mark_text(align="left", dx=6, fontSize=12).encode(x="end:Q", text="text:N")
     stock = alt.Chart(data([{"one": 1}])).mark_rule(strokeDash=[3, 3]).encode(x="one:Q")
     chart = alt.layer(bars, spread, words, stock)
-    return spec(chart, {"step": _STEP})
+    return spec(chart, _STEP * len(ordered))
 
 
 def furthest(entries: Sequence[Entry]) -> float:

@@ -2,9 +2,7 @@ const specs = JSON.parse(document.getElementById("charts").textContent);
 
 // A chart is drawn when it comes near the screen, so that a page of many opens at once.
 async function draw(place) {
-  // Errors alone: Vega-Lite warns of every chart as wide as its place whose bars have a fixed step.
-  const logLevel = 1;
-  const options = { actions: false, renderer: "svg", tooltip: { theme: "custom" }, logLevel };
+  const options = { actions: false, renderer: "svg", tooltip: { theme: "custom" } };
   try {
     await window.vegaEmbed(place, specs[place.id], options);
     place.dataset.drawn = "yes";

@@ -130,13 +130,15 @@ def _embedded(path: Path, widest: int | None) -> str:
 
 
 def _open(path: Path) -> Image:
-    from PIL import Image as reading
+    import PIL.Image
 
     try:
-        image: Image = reading.open(path)
+        image: Image = PIL.Image.open(path)
         image.load()
     except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} is no picture that can be read: remove or redraw it.") from error
+        raise ResultsError(
+            f"{path} is no picture that can be read: remove or redraw it."
+        ) from error
     return image
 
 

@@ -80,7 +80,7 @@ def ceiling_chart(entries: Sequence[Entry]) -> Spec | None:
         )
     )
     whole = alt.Chart(data([{"one": 1}])).mark_rule(strokeDash=[3, 3]).encode(x="one:Q")
-    return spec(alt.layer(marks, whole), {"step": _STEP})
+    return spec(alt.layer(marks, whole), _STEP * len({each["workload"] for each in shares}))
 
 
 _STEP = 30
@@ -116,9 +116,7 @@ def _point(entry: Entry) -> dict[str, Any] | None:
     }
 
 
-def _ceilings(
-    entries: Sequence[Entry], points: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _ceilings(entries: Sequence[Entry], points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The corners of each dtype's roof, over the intensities that occur."""
     dtypes = {point["dtype"] for point in points}
     reach = [point["intensity"] for point in points]

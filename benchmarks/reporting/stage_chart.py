@@ -30,7 +30,9 @@ def stage_chart(entries: Sequence[Entry]) -> Spec | None:
         return None
     alt = altair()
     stages = list(dict.fromkeys(str(part["stage"]) for part in parts))
-    scale = alt.Scale(domain=stages, range=[_COLOURS[i % len(_COLOURS)] for i in range(len(stages))])
+    scale = alt.Scale(
+        domain=stages, range=[_COLOURS[i % len(_COLOURS)] for i in range(len(stages))]
+    )
     chart = (
         alt.Chart(data(parts))
         .mark_bar(size=16)
@@ -43,4 +45,4 @@ def stage_chart(entries: Sequence[Entry]) -> Spec | None:
         )
         .transform_calculate(position=f"indexof({stages!r}, datum.stage)")
     )
-    return spec(chart, {"step": _STEP})
+    return spec(chart, _STEP * len({part["rung"] for part in parts}))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..kernel_rows import KernelRow
 from ..quality_rows import QualityRow
+from ..rows import Row
 from ..selection import Entry, Machine
 from . import wording
 from .drawing import Spec
@@ -111,29 +112,44 @@ def by_workload(entries: Iterable[Entry]) -> dict[tuple[str, bool], list[Entry]]
 
 
 def _ladders(entries: Sequence[Entry], identity: str) -> list[Section]:
-    groups = by_workload(entries)
     found = []
-    for quick, title, words in (
-        (False, "The ladder", "How many times as fast as stock diffusers in fp32, in turns with "
-         "it in one process. Lines through the bars are 95% intervals; pale bars with ! are noisy."),
-        (True, "The ladder, scaled down", "The published widths with few blocks and small "
-         "pictures (--quick): good for comparing rungs, not for quoting."),
-    ):  # fmt: skip
-        chosen = {name: rows for (name, small), rows in groups.items() if small == quick}
-        end = furthest([each for rows in chosen.values() for each in rows])
+    for quick in (False, True):
+        chosen = [each for each in entries if each.row.quick == quick]
+        end = furthest(chosen)
+        names = f"{identity}-ladder-{'quick-' if quick else ''}"
         cards = tuple(
             Card(
-                f"{identity}-ladder-{'quick-' if quick else ''}{index}",
+                names + str(index),
                 name,
                 f"one {rows[0].row.unit}",
                 ladder_chart(rows, end),
-                tuple(f"{wording.label(r.row)}: {t}" for r in rows if (t := wording.trouble(r.row))),
+                _troubles(rows),
             )
-            for index, (name, rows) in enumerate(chosen.items())
+            for index, ((name, _), rows) in enumerate(by_workload(chosen).items())
         )
         if cards:
-            found.append(Section(title, words, cards))
+            found.append(Section(*_LADDERS[quick], cards))
     return found
+
+
+_LADDERS = {
+    False: (
+        "The ladder",
+        "How many times as fast as stock diffusers in fp32, in turns with it in one process. Lines "
+        "through the bars are 95% intervals, from four samples on; pale bars with ! are noisy.",
+    ),
+    True: (
+        "The ladder, scaled down",
+        "The published widths with few blocks and small pictures (--quick): good for comparing "
+        "rungs, not for quoting.",
+    ),
+}
+"""Title and words: of whole workloads, of scaled-down ones."""
+
+
+def _troubles(entries: Sequence[Entry]) -> tuple[str, ...]:
+    rows = [each.row for each in entries if each.row.status != "ok"]
+    return tuple(f"{wording.label(row)}: {wording.trouble(row)}" for row in rows)
 
 
 def _stages(entries: Sequence[Entry], identity: str) -> list[Section]:
@@ -161,7 +177,9 @@ def _frontiers(entries: Sequence[Entry], identity: str) -> list[Section]:
         for name, title, _, words, spec in drawn
         if spec is not None
     )
-    words = "What each rung pays for its speed. The dashed line joins those that none beats in both."
+    words = (
+        "What each rung pays for its speed. The dashed line joins those that none beats in both."
+    )
     return [Section("Speed against quality", words, cards)] if cards else []
 
 
@@ -181,28 +199,40 @@ def _rooflines(rungs: Sequence[Entry], kernels: Sequence[Entry], identity: str) 
 
 def _highlights(entries: Sequence[Entry]) -> list[Highlight]:
     """Each whole workload's fastest plan that is right, the largest figure first."""
-    found = []
+    found: list[tuple[float, Highlight]] = []
     for (name, quick), rows in by_workload(entries).items():
-        ok = [e.row for e in rows if e.row.status == "ok" and e.row.speedup is not None]
-        plans = [row for row in ok if row.kind == "plan"]
-        if quick or not plans:
+        timed = [each.row for each in rows if each.row.status == "ok"]
+        best = _fastest(row for row in timed if row.kind == "plan")
+        if quick or best is None:
             continue
-        best = max(plans, key=lambda row: row.speedup or 0)
-        others = [row for row in ok if row.kind != "plan"]
-        beside = ""
-        if others:
-            rival = max(others, key=lambda row: row.speedup or 0)
-            beside = f"best of the others: {wording.label(rival)}, {wording.factor(rival.speedup)}"
-        took = f"{wording.label(best)}, {wording.seconds(best.median)} a {best.unit}"
-        found.append((best.speedup or 0, name, took, beside, best.noisy))
-    ordered = sorted(found, reverse=True)
-    return [Highlight(f"{x:.2f}×", *rest) for x, *rest in ordered]  # type: ignore[arg-type]
+        rival = _fastest(row for row in timed if row.kind != "plan")
+        highlight = Highlight(
+            figure=wording.factor(best.speedup),
+            workload=name,
+            words=f"{wording.label(best)}, {wording.seconds(best.median)} a {best.unit}",
+            beside="" if rival is None else _rival(rival),
+            noisy=best.noisy,
+        )
+        found.append((best.speedup or 0.0, highlight))
+    return [each for _, each in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _fastest(rows: Iterable[Row]) -> Row | None:
+    timed = [row for row in rows if row.speedup is not None]
+    return max(timed, key=lambda row: row.speedup or 0.0, default=None)
+
+
+def _rival(row: Row) -> str:
+    return f"best of the others: {wording.label(row)}, {wording.factor(row.speedup)}"
 
 
 def _name(machine: Machine) -> str:
     described = machine.described
-    threads = f", {described['threads']} threads"
-    return f"{described['name']}, {described['cores']} cores{threads}"
+    counts = [
+        f"{described[name]} {name if described[name] != 1 else name.removesuffix('s')}"
+        for name in ("cores", "threads")
+    ]
+    return ", ".join([described["name"], *counts])
 
 
 def _facts(machine: Machine) -> list[tuple[str, str]]:

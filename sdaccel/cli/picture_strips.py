@@ -39,7 +39,7 @@ def _furthest_apart(outcome: Outcome) -> list[int]:
 
     measured = outcome.comparison.measured.get(PSNR)
     numbers = range(len(outcome.comparison.prompts))
-    return sorted(numbers, key=lambda i: 0.0 if measured is None else measured.values[i])
+    return sorted(numbers, key=lambda i: (measured.values[i] or 0.0) if measured else 0.0)
 
 
 def _write(shown: Sequence[Any], path: Path) -> tuple[int, int]:
