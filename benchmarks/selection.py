@@ -68,6 +68,12 @@ class Machine:
         """As the newest run found it."""
         return max((each.run.results for each in self.entries), key=lambda run: run.date).machine
 
+    @property
+    def copy_ceiling(self) -> float | None:
+        """The fastest copy that any of these runs measured, bytes a second: others disturb one."""
+        found = {each.run.results.machine["copy_ceiling"] for each in self.entries}
+        return max((each for each in found if each is not None), default=None)
+
 
 def machines(runs: Iterable[Run]) -> list[Machine]:
     """The machines of these runs, which come oldest first.

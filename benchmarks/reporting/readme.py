@@ -147,6 +147,6 @@ def _caption(machine: Machine, workloads: Sequence[str]) -> str:
     noisy = " “!”: noisy." if any(each.row.noisy and each.row.seconds for each in shown) else ""
     return (
         f"On {described['name']}, {described['cores']} cores, {described['threads']} threads "
-        f"(copy {wording.copy_rate(described['copy_ceiling'])}), torch {versions['torch']}, "
+        f"(copy {wording.copy_rate(machine.copy_ceiling)}), torch {versions['torch']}, "
         f"{when}, in turns with stock; medians.{noisy}"
     )

@@ -254,7 +254,7 @@ def _facts(machine: Machine) -> list[tuple[str, str]]:
         "matmul, best measured": ", ".join(
             f"{dtype} {wording.flops_rate(rate)}" for dtype, rate in sorted(matmuls.items())
         ),
-        "copy": wording.copy_rate(described.get("copy_ceiling")),
+        "copy, best measured": wording.copy_rate(machine.copy_ceiling),
         "versions": ", ".join(f"{name} {version}" for name, version in newest.versions.items()),
     }
     return [(name, text) for name, text in facts.items() if text]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench_files import COMMITTED, a_row, run_of, stock
+from bench_files import COMMITTED, a_row, machine, run_of, stock
 
 from sdaccel.benchmarks.reader import read_all
 from sdaccel.benchmarks.selection import machines
@@ -37,6 +37,17 @@ def test_machines_stay_apart_and_so_do_numbers_of_threads(tmp_path: Path) -> Non
     runs = [run_of(tmp_path, a_row(), slug=slug) for slug in ("x", "y")]
     assert [each.name for each in machines(runs)] == ["x, 2 threads", "y, 2 threads"]
     assert all(len(each.entries) == 1 for each in machines(runs))
+
+
+def test_the_fastest_copy_of_all_runs_is_the_machines(tmp_path: Path) -> None:
+    rates = {"2026-01-01": 9e9, "2026-01-02": 4e9}
+    runs = [
+        run_of(tmp_path, a_row(day), machine=machine(copy_ceiling=rate), date=day)
+        for day, rate in rates.items()
+    ]
+    (found,) = machines(runs)
+    assert found.copy_ceiling == 9e9
+    assert found.described["copy_ceiling"] == 4e9
 
 
 def test_every_committed_row_is_shown_or_counted_as_older() -> None:
