@@ -17,8 +17,8 @@ class QualityRow(Row):
 
     `rung` is the plan that was judged, `against` the plan it was held against, `measured` each
     metric's summary, `skipped` why others were not measured, `gate` the verdict. `pictures` names
-    two strips beside the file, `first` and `second`, of cells of `width` by `height` pixels, and
-    has a caption for each cell.
+    two strips beside the file, `first` and `second`, of cells of `width` by `height` pixels, which
+    move where clips were compared, and has a caption for each cell.
     """
 
     against: str = "stock"

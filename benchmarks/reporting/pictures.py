@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _SUFFIXES = (".webp", ".png", ".jpg", ".jpeg")
 _WIDEST_SHEET = 1600
 _QUALITY = 82
-_LARGEST_STRIP = 400_000
 
 
 @dataclass(frozen=True)
@@ -113,16 +112,14 @@ def _sheet_beside(path: Path) -> str:
 
 def _strip(path: Path) -> str:
     """A strip as it lies there: its pictures are compared, so nothing may be lost once more."""
-    if path.stat().st_size <= _LARGEST_STRIP and path.suffix == ".webp":
-        _open(path)
-        return _data("webp", path.read_bytes())
-    return _embedded(path, None)
+    kind = str(_open(path).format).lower()
+    return _data(kind, path.read_bytes())
 
 
-def _embedded(path: Path, widest: int | None) -> str:
+def _embedded(path: Path, widest: int) -> str:
     """A picture as WebP, no wider than `widest` pixels."""
     image = _open(path)
-    if widest is not None and image.width > widest:
+    if image.width > widest:
         image = image.resize((widest, round(image.height * widest / image.width)))
     kept = io.BytesIO()
     image.convert("RGB").save(kept, "WEBP", quality=_QUALITY, method=6)

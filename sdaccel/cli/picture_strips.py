@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 MOST = 12
 _LONGEST = 256
 _QUALITY = 90
+_MOST_FRAMES, _MILLISECONDS = 16, 2000
 
 
 def write_strips(outcome: Outcome, stem: Path) -> dict[str, Any]:
     """Write STEM.first.webp and STEM.second.webp; returns their names, a cell's size, captions.
 
-    At most 12 pairs, those that are furthest apart first; of a clip its middle frame. Pictures of
-    more than 256 pixels a side are shrunk.
+    At most 12 pairs, those that are furthest apart first. Clips move, in at most 16 of their
+    frames and two seconds in all. Pictures of more than 256 pixels a side are shrunk.
     """
     from .compare_report import caption
 
@@ -46,25 +47,34 @@ def _write(shown: Sequence[Any], path: Path) -> tuple[int, int]:
     """Write pictures beside each other; returns a cell's width and height."""
     from PIL import Image
 
-    cells = [Image.fromarray(_picture(each)) for each in shown]
-    width, height = cells[0].size
+    cells = [_frames(each) for each in shown]
+    height, width = cells[0].shape[1:3]
     shrink = min(1.0, _LONGEST / max(width, height))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    strip = Image.new("RGB", (size[0] * len(cells), size[1]))
-    for index, cell in enumerate(cells):
-        strip.paste(cell.resize(size, Image.Resampling.LANCZOS), (index * size[0], 0))
+    strips = []
+    for moment in zip(*cells, strict=True):
+        strip = Image.new("RGB", (size[0] * len(cells), size[1]))
+        for index, frame in enumerate(moment):
+            cell = Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
+            strip.paste(cell, (index * size[0], 0))
+        strips.append(strip)
     path.parent.mkdir(parents=True, exist_ok=True)
-    strip.save(path, "WEBP", quality=_QUALITY, method=6)
+    moving: dict[str, Any] = {}
+    if len(strips) > 1:
+        duration = _MILLISECONDS // len(strips)
+        moving = {"save_all": True, "append_images": strips[1:], "duration": duration, "loop": 0}
+    strips[0].save(path, "WEBP", quality=_QUALITY, method=6, **moving)
     return size
 
 
-def _picture(shown: Any) -> numpy.ndarray:
-    """(H, W, 3) bytes; what is not finite is black."""
+def _frames(shown: Any) -> numpy.ndarray:
+    """(T, H, W, 3) bytes, T of 1 for a picture; what is not finite is black."""
     import numpy
 
-    frame = numpy.asarray(shown)
-    if frame.ndim == 4:
-        frame = frame[len(frame) // 2]
-    finite = numpy.nan_to_num(frame, nan=0, posinf=0, neginf=0)
+    frames = numpy.asarray(shown)
+    if frames.ndim == 3:
+        frames = frames[None]
+    kept = numpy.linspace(0, len(frames) - 1, min(len(frames), _MOST_FRAMES)).round().astype(int)
+    finite = numpy.nan_to_num(frames[kept], nan=0, posinf=0, neginf=0)
     levels: numpy.ndarray = (finite.clip(0, 1) * 255).round().astype(numpy.uint8)
     return levels

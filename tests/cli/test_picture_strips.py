@@ -70,11 +70,23 @@ def test_large_pictures_are_shrunk_and_many_are_cut_to_a_dozen(tmp_path: Path) -
         assert strip.size == (256 * MOST, 128)
 
 
-def test_a_clip_shows_its_middle_and_what_is_not_finite_is_black(tmp_path: Path) -> None:
-    clip = drawn(3, 16, 16, 3, level=0.0)
-    clip.pixels[1] = 1.0
-    broken = drawn(16, 16, 3, level=math.nan)
-    found = write_strips(outcome([clip, broken], [clip, broken], None), tmp_path / "row")
-    shown = levels(tmp_path / found["first"], 16)
-    assert shown[0] > 250
-    assert shown[1] < 5
+def test_a_clip_moves_in_both_strips_at_the_same_pace(tmp_path: Path) -> None:
+    clip = drawn(40, 16, 16, 3, level=0.0)
+    clip.pixels += numpy.linspace(0, 1, 40)[:, None, None, None]
+    found = write_strips(outcome([clip] * 2, [clip] * 2, None), tmp_path / "row")
+    for side in ("first", "second"):
+        with Image.open(tmp_path / found[side]) as strip:
+            assert strip.n_frames == 16
+            shown = []
+            for index in range(strip.n_frames):
+                strip.seek(index)
+                shown.append(int(numpy.asarray(strip.convert("L"))[8, 24]))
+                assert strip.info["duration"] == 125
+        assert shown == sorted(shown)
+        assert (shown[0] < 5, shown[-1] > 250) == (True, True)
+
+
+def test_what_is_not_finite_is_black(tmp_path: Path) -> None:
+    broken = [drawn(16, 16, 3, level=math.nan)]
+    found = write_strips(outcome(broken, broken, None), tmp_path / "row")
+    assert levels(tmp_path / found["first"], 16)[0] < 5
