@@ -92,7 +92,9 @@ def _tables(machine: Machine, workloads: Sequence[str], per_hour: float | None) 
 
 def _timed(machine: Machine, workloads: Sequence[str]) -> list[Entry]:
     """The rows to show: of these workloads, else all whole ones of a pipeline."""
-    pipelines = [each for each in machine.entries if each.row.kind in ("stock", "peer", "plan")]
+    pipelines = [
+        each for each in machine.entries if each.row.kind in ("stock", "peer", "plan", "control")
+    ]
     pipelines = [each for each in pipelines if each.raw.get("case") is None]
     if workloads:
         return [each for each in pipelines if each.row.workload in workloads]

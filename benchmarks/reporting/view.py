@@ -205,7 +205,7 @@ def _highlights(entries: Sequence[Entry]) -> list[Highlight]:
         best = _fastest(row for row in timed if row.kind == "plan")
         if quick or best is None:
             continue
-        rival = _fastest(row for row in timed if row.kind != "plan")
+        rival = _fastest(row for row in timed if row.kind in ("stock", "peer"))
         highlight = Highlight(
             figure=wording.factor(best.speedup),
             workload=name,

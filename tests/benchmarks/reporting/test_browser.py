@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,15 @@ def test_the_colours_follow_the_readers_choice(opened: Opened) -> None:
     )
     dark = opened.tab.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert lightness < 60 if dark else lightness > 200
+
+
+def test_a_bar_tells_its_figures_where_the_pointer_is(opened: Opened) -> None:
+    chart = opened.tab.locator("#m0-ladder-0")
+    chart.scroll_into_view_if_needed()
+    chart.locator(".mark-rect path").first.hover()
+    told = opened.tab.locator("#vg-tooltip-element.visible")
+    told.wait_for(timeout=20_000)
+    assert re.search(r"vs stock\s+\d+\.\d\dx", told.inner_text())
 
 
 def test_a_click_on_a_heading_sorts_by_its_figures(opened: Opened) -> None:
