@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .kernel_rows import KernelRow
-from .quality_rows import QualityRow
+from .quality_rows import QualityResults, QualityRow
 from .reader import Run
 from .rows import Row
 
@@ -65,8 +65,10 @@ class Machine:
 
     @property
     def described(self) -> dict[str, Any]:
-        """As the newest run found it."""
-        return max((each.run.results for each in self.entries), key=lambda run: run.date).machine
+        """As the newest run that timed anything found it, else the newest."""
+        timed = [each.run.results for each in self.entries if each.row.seconds]
+        found = timed or [each.run.results for each in self.entries]
+        return max(found, key=lambda results: results.date).machine
 
     @property
     def copy_ceiling(self) -> float | None:
@@ -82,17 +84,26 @@ def machines(runs: Iterable[Run]) -> list[Machine]:
     """
     entries: dict[str, dict[Key, Entry]] = {}
     older: dict[str, int] = {}
-    for run in runs:
-        kept = entries.setdefault(run.machine, {})
+    for run in sorted(runs, key=lambda each: isinstance(each.results, QualityResults)):
+        name = _home(run, entries)
+        kept = entries.setdefault(name, {})
         for row, raw in zip(run.results.rows, run.raw_rows, strict=True):
             entry = Entry(run, row, raw)
-            older[run.machine] = older.get(run.machine, 0) + (entry.key in kept)
+            older[name] = older.get(name, 0) + (entry.key in kept)
             kept.pop(entry.key, None)
             kept[entry.key] = entry
     found = [
         Machine(name, tuple(kept.values()), older[name]) for name, kept in entries.items() if kept
     ]
     return sorted(found, key=_weight, reverse=True)
+
+
+def _home(run: Run, names: Iterable[str]) -> str:
+    """The machine that a run belongs to; how many threads drew pictures makes none of its own."""
+    if isinstance(run.results, QualityResults):
+        folder = f"{run.results.machine['slug']}, "
+        return next((name for name in names if name.startswith(folder)), run.machine)
+    return run.machine
 
 
 def _weight(machine: Machine) -> tuple[bool, str]:

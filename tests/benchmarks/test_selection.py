@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench_files import COMMITTED, a_row, machine, run_of, stock
 
+from sdaccel.benchmarks.quality_rows import QualityRow
 from sdaccel.benchmarks.reader import read_all
 from sdaccel.benchmarks.selection import machines
 
@@ -37,6 +38,16 @@ def test_machines_stay_apart_and_so_do_numbers_of_threads(tmp_path: Path) -> Non
     runs = [run_of(tmp_path, a_row(), slug=slug) for slug in ("x", "y")]
     assert [each.name for each in machines(runs)] == ["x, 2 threads", "y, 2 threads"]
     assert all(len(each.entries) == 1 for each in machines(runs))
+
+
+def test_pictures_stand_with_their_machine_whatever_the_threads(tmp_path: Path) -> None:
+    row = QualityRow("compare-tiny-fast", "fast", "quality", "exact", "picture")
+    drawn = run_of(tmp_path, row, machine=machine(threads=1), date="2026-01-02")
+    timed = run_of(tmp_path, a_row(), date="2026-01-01")
+    (found,) = machines([timed, drawn])
+    assert found.name == "a-cpu-2-cores, 2 threads"
+    assert [each.row.rung for each in found.entries] == ["lossless", "fast"]
+    assert found.described["threads"] == 2
 
 
 def test_the_fastest_copy_of_all_runs_is_the_machines(tmp_path: Path) -> None:
