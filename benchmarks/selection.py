@@ -77,6 +77,43 @@ class Machine:
         return max((each for each in found if each is not None), default=None)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Rows of the same workload at the same size and settings, which can be compared.
+
+    `apart` says by which settings it differs from other groups of that workload, where there are.
+    """
+
+    workload: str
+    quick: bool
+    apart: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def unit(self) -> str:
+        """What is timed."""
+        return self.entries[0].row.unit
+
+
+def groups(entries: Iterable[Entry]) -> list[Group]:
+    """The groups, in the order in which their first rows come."""
+    found: dict[tuple[str, bool, str], list[Entry]] = {}
+    for each in entries:
+        settings = json.dumps(each.row.settings, sort_keys=True)
+        found.setdefault((each.row.workload, each.row.quick, settings), []).append(each)
+    names = [(name, quick) for name, quick, _ in found]
+    return [
+        Group(
+            name, quick, _settings(rows[0]) if names.count((name, quick)) > 1 else "", tuple(rows)
+        )
+        for (name, quick, _), rows in found.items()
+    ]
+
+
+def _settings(entry: Entry) -> str:
+    return ", ".join(f"{name} {value}" for name, value in entry.row.settings.items())
+
+
 def machines(runs: Iterable[Run]) -> list[Machine]:
     """The machines of these runs, which come oldest first.
 

@@ -18,7 +18,7 @@ from ..errors import ResultsError
 from ..prices import cost
 from ..reader import Run, read_all
 from ..rows import Row
-from ..selection import Entry, Machine, machines
+from ..selection import Entry, Group, Machine, groups, machines
 from . import wording
 
 _SECTION = re.compile(
@@ -83,11 +83,10 @@ def markdown(
 
 
 def _tables(machine: Machine, workloads: Sequence[str], per_hour: float | None) -> list[str]:
-    groups: dict[str, list[Row]] = {}
-    for each in _timed(machine, workloads):
-        groups.setdefault(each.row.workload, []).append(each.row)
-    names = [name for name in workloads if name in groups] or list(groups)
-    return [_table(name, groups[name], per_hour) for name in names]
+    found = groups(_timed(machine, workloads))
+    if workloads:
+        found.sort(key=lambda group: list(workloads).index(group.workload))
+    return [_table(group, per_hour) for group in found]
 
 
 def _timed(machine: Machine, workloads: Sequence[str]) -> list[Entry]:
@@ -101,7 +100,8 @@ def _timed(machine: Machine, workloads: Sequence[str]) -> list[Entry]:
     return [each for each in pipelines if not each.row.quick] or pipelines
 
 
-def _table(name: str, rows: Sequence[Row], per_hour: float | None) -> str:
+def _table(group: Group, per_hour: float | None) -> str:
+    rows = [each.row for each in group.entries]
     ordered = sorted(rows, key=lambda row: (row.kind != "stock", row.speedup or 0.0))
     columns = dict(COLUMNS)
     if per_hour is not None:
@@ -111,7 +111,8 @@ def _table(name: str, rows: Sequence[Row], per_hour: float | None) -> str:
         for title, write in columns.items()
         if any(row.status == "ok" and write(row) for row in ordered)
     ]
-    unit = f"{name}, one {ordered[0].unit}" + (" (scaled down)" if ordered[0].quick else "")
+    unit = f"{group.workload}, one {group.unit}" + (" (scaled down)" if group.quick else "")
+    unit += f"; {group.apart}" if group.apart else ""
     lines = [
         f"| {' | '.join([unit, *(title for title, _ in used)])} |",
         "|---" * len(used) + "|---|",

@@ -9,7 +9,7 @@ from typing import Any
 from ..kernel_rows import KernelRow
 from ..quality_rows import QualityRow
 from ..rows import Row
-from ..selection import Entry, Machine
+from ..selection import Entry, Group, Machine, groups
 from . import wording
 from .drawing import Spec
 from .frontier_chart import error_chart, fidelity_chart, psnr_chart
@@ -103,14 +103,6 @@ def view(machine: Machine, identity: str, per_hour: float | None) -> MachineView
     )
 
 
-def by_workload(entries: Iterable[Entry]) -> dict[tuple[str, bool], list[Entry]]:
-    """Rows of the same workload, whole and scaled-down ones apart, in the order they come in."""
-    found: dict[tuple[str, bool], list[Entry]] = {}
-    for each in entries:
-        found.setdefault((each.row.workload, each.row.quick), []).append(each)
-    return found
-
-
 def _ladders(entries: Sequence[Entry], identity: str) -> list[Section]:
     found = []
     for quick in (False, True):
@@ -120,12 +112,12 @@ def _ladders(entries: Sequence[Entry], identity: str) -> list[Section]:
         cards = tuple(
             Card(
                 names + str(index),
-                name,
-                f"one {rows[0].row.unit}",
-                ladder_chart(rows, end),
-                _troubles(rows),
+                group.workload,
+                _words(group),
+                ladder_chart(group.entries, end),
+                _troubles(group.entries),
             )
-            for index, ((name, _), rows) in enumerate(by_workload(chosen).items())
+            for index, group in enumerate(groups(chosen))
         )
         if cards:
             found.append(Section(*_LADDERS[quick], cards))
@@ -147,6 +139,10 @@ _LADDERS = {
 """Title and words: of whole workloads, of scaled-down ones."""
 
 
+def _words(group: Group) -> str:
+    return f"one {group.unit}" + (f"; {group.apart}" if group.apart else "")
+
+
 def _troubles(entries: Sequence[Entry]) -> tuple[str, ...]:
     rows = [each.row for each in entries if each.row.status != "ok"]
     return tuple(f"{wording.label(row)}: {wording.trouble(row)}" for row in rows)
@@ -154,12 +150,11 @@ def _troubles(entries: Sequence[Entry]) -> tuple[str, ...]:
 
 def _stages(entries: Sequence[Entry], identity: str) -> list[Section]:
     cards = []
-    for index, ((name, quick), rows) in enumerate(by_workload(entries).items()):
-        drawn = stage_chart(rows)
+    for index, group in enumerate(groups(entries)):
+        drawn = stage_chart(group.entries)
         if drawn is not None:
-            title = f"{name} (quick)" if quick else name
-            card = Card(f"{identity}-stages-{index}", title, f"one {rows[0].row.unit}", drawn)
-            cards.append(card)
+            title = f"{group.workload} (quick)" if group.quick else group.workload
+            cards.append(Card(f"{identity}-stages-{index}", title, _words(group), drawn))
     words = "The parts of a picture, timed in calls of their own."
     return [Section("Where the time goes", words, tuple(cards))] if cards else []
 
@@ -200,15 +195,15 @@ def _rooflines(rungs: Sequence[Entry], kernels: Sequence[Entry], identity: str) 
 def _highlights(entries: Sequence[Entry]) -> list[Highlight]:
     """Each whole workload's fastest plan that is right, the largest figure first."""
     found: list[tuple[float, Highlight]] = []
-    for (name, quick), rows in by_workload(entries).items():
-        timed = [each.row for each in rows if each.row.status == "ok"]
+    for group in groups(entries):
+        timed = [each.row for each in group.entries if each.row.status == "ok"]
         best = _fastest(row for row in timed if row.kind == "plan")
-        if quick or best is None:
+        if group.quick or best is None:
             continue
         rival = _fastest(row for row in timed if row.kind in ("stock", "peer"))
         highlight = Highlight(
             figure=wording.factor(best.speedup),
-            workload=name,
+            workload=group.workload,
             words=f"{wording.label(best)}, {wording.seconds(best.median)} a {best.unit}",
             beside="" if rival is None else _rival(rival),
             noisy=best.noisy,

@@ -8,7 +8,7 @@ from bench_files import COMMITTED, a_row, machine, run_of, stock
 
 from sdaccel.benchmarks.quality_rows import QualityRow
 from sdaccel.benchmarks.reader import read_all
-from sdaccel.benchmarks.selection import machines
+from sdaccel.benchmarks.selection import groups, machines
 
 
 def test_the_newest_row_of_a_rung_takes_the_place_of_older_ones(tmp_path: Path) -> None:
@@ -32,6 +32,13 @@ def test_rows_of_other_settings_dtypes_or_scale_stay_beside_each_other(tmp_path:
     )
     (found,) = machines([run])
     assert len(found.entries) == 4
+
+
+def test_rows_at_other_settings_are_another_group_that_says_so(tmp_path: Path) -> None:
+    rows = [a_row(), a_row("eager"), a_row(settings={"steps": 50}), a_row("x", workload="vae")]
+    (found,) = machines([run_of(tmp_path, *rows)])
+    told = [(each.workload, each.apart, len(each.entries)) for each in groups(found.entries)]
+    assert told == [("tiny-unet", "steps 2", 2), ("tiny-unet", "steps 50", 1), ("vae", "", 1)]
 
 
 def test_machines_stay_apart_and_so_do_numbers_of_threads(tmp_path: Path) -> None:
