@@ -38,13 +38,16 @@ def _loses(row: Row) -> bool:
 
 
 def seconds(value: float | None) -> str:
-    """A duration with three digits: "213 ms"."""
+    """A duration with three digits: "213 ms", "3.40 s"."""
     if value is None:
         return ""
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if value * factor >= 0.9995 or unit == "µs":
-            return f"{value * factor:.3g} {unit}" if value < 999.5 else f"{value:.0f} s"
-    raise AssertionError("a duration ends in microseconds")
+    if value >= 999.5:
+        return f"{value:.0f} s"
+    unit, factor = next((each for each in _UNITS if value * each[1] >= 0.9995), _UNITS[-1])
+    return f"{value * factor:#.3g}".removesuffix(".") + f" {unit}"
+
+
+_UNITS = (("s", 1.0), ("ms", 1e3), ("µs", 1e6))
 
 
 def memory(value: float | None) -> str:

@@ -26,7 +26,7 @@ def test_a_section_is_written_anew_and_nothing_else(tmp_path: Path) -> None:
     assert text.startswith(
         "before\n<!-- rows: results/a-cpu-2-cores tiny-unet -->\n\n| tiny-unet, one"
     )
-    assert "| `lossless` | fp32 | 1 s | 2.00x | 50% | 2.0e-07 | 1.07 GB | 3 s |" in text
+    assert "| `lossless` | fp32 | 1.00 s | 2.00x | 50% | 2.0e-07 | 1.07 GB | 3.00 s |" in text
     assert text.endswith("medians.\n\n<!-- end of rows -->\nafter\n")
     assert "old" not in text
     assert rewritten(text, tmp_path) == text
@@ -49,7 +49,7 @@ def test_rungs_that_failed_stay_and_noise_is_marked(tmp_path: Path) -> None:
     (line,) = [line for line in table.splitlines() if "`fast`" in line]
     assert "failed: A \\| BA" in line
     assert line.replace("\\|", "").count("|") == table.splitlines()[0].count("|")
-    assert "1.5 s !" in table
+    assert "1.50 s !" in table
     assert "“!”: noisy." in table
 
 
