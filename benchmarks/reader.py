@@ -82,7 +82,7 @@ def _parse(path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_no_number)
     except json.JSONDecodeError as error:
-        if error.pos >= len(text.rstrip()):
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
             cut = "it is empty" if not text.strip() else "it ends in the middle: it was cut off"
             raise ResultsError(f"{path} holds no readable results: {cut}.") from error
         raise ResultsError(

@@ -63,10 +63,11 @@ def test_a_file_that_was_cut_off_says_so(tmp_path: Path, share: float) -> None:
         read(path)
 
 
-def test_a_cut_between_two_values_says_that_it_ends_in_the_middle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", ['"rows": [', '"rung": "sto'])
+def test_a_cut_between_two_values_or_in_a_word_is_called_a_cut(tmp_path: Path, behind: str) -> None:
     path = written(tmp_path, stock())
     whole = path.read_text()
-    path.write_text(whole[: whole.index('"rows": [') + 9])
+    path.write_text(whole[: whole.index(behind) + len(behind)])
     with pytest.raises(ResultsError, match="cut off"):
         read(path)
 
