@@ -95,7 +95,7 @@ def view(machine: Machine, identity: str, per_hour: float | None) -> MachineView
         facts=_facts(machine),
         highlights=_highlights(rungs),
         sections=sections,
-        comparisons=[comparison(each) for each in compared],
+        comparisons=sorted(map(comparison, compared), key=lambda each: not each.pairs),
         rungs=rungs_table(rungs, per_hour) if rungs else None,
         kernels=kernels_table(kernels) if kernels else None,
         older=machine.older,
