@@ -4,8 +4,8 @@
 #   benchmarks/cloud/launch.sh l4 h100           names are those of the .yaml files beside this one
 #   benchmarks/cloud/launch.sh --cloud gcp l4    options go to `sky launch`
 #
-# Needs SkyPilot with a cloud that `sky check` finds (pip install "sdaccel[cloud]"), and rsync. The rows
-# that there are come back after a failure too, and the machine is given back in any case.
+# Needs SkyPilot with a cloud that `sky check` finds (pip install "sdaccel[cloud]"), and rsync. The
+# rows that there are come back after a failure too, and the machine is given back in any case.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 results=benchmarks/results
@@ -29,7 +29,7 @@ for name in "${names[@]}"; do
 done
 for tool in sky rsync; do
     command -v "$tool" >/dev/null ||
-        fail "$tool is missing: pip install \"sdaccel[cloud]\" brings SkyPilot, your system has rsync."
+        fail "$tool is missing: pip install \"sdaccel[cloud]\" brings SkyPilot; rsync is a package."
 done
 
 cluster=

@@ -5,8 +5,8 @@
 #   benchmarks/cloud/machine.sh setup            make .venv, with the peers that can be installed
 #   benchmarks/cloud/machine.sh run [FOLDER]     measure alone
 #
-# BUDGET_S=... is how many seconds measuring may take; the most telling rungs come first, and what was
-# measured until then stays.
+# BUDGET_S=... is how many seconds measuring may take; the most telling rungs come first, and what
+# was measured until then stays.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -161,7 +161,7 @@ def test_words_in_the_filter_leave_their_rows_alone(opened: Opened) -> None:
 
 
 def test_the_slider_uncovers_one_plan_and_then_the_other(opened: Opened) -> None:
-    comparison = opened.tab.locator(".comparison", has=opened.tab.locator("input[type=range]"))
+    comparison = opened.tab.locator(".comparison", has_text="compare-tiny-fast")
     slider = comparison.locator("input[type=range]").first
     pair = comparison.locator(".pair").first
     pair.scroll_into_view_if_needed()
@@ -171,7 +171,7 @@ def test_the_slider_uncovers_one_plan_and_then_the_other(opened: Opened) -> None
 
 
 def test_moving_over_a_picture_moves_the_line(opened: Opened) -> None:
-    comparison = opened.tab.locator(".comparison", has=opened.tab.locator("input[type=range]"))
+    comparison = opened.tab.locator(".comparison", has_text="compare-tiny-fast")
     pair = comparison.locator(".pair").first
     pair.scroll_into_view_if_needed()
     box = pair.bounding_box()
