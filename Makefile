@@ -37,10 +37,12 @@ types: setup  ## Check the types
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 	    --cache-dir $(CURDIR)/.mypy_cache -p sdaccel
 
-bench: setup  ## Measure: rows land under benchmarks/results/
+bench: setup  ## Measure: rows land under benchmarks/results/, a page of them in outputs/
 	@$(BIN)/python -m pip install --quiet --quiet -r requirements/peers.txt || \
 	    echo "Not every peer could be installed: its rows will say that it was skipped."
-	$(BIN)/python -m sdaccel.benchmarks
+	@mkdir -p outputs
+	@$(BIN)/python -m sdaccel.benchmarks; measured=$$?; \
+	    $(BIN)/sdaccel bench report benchmarks/results -o outputs/report.html && exit $$measured
 
 gpu:  ## With a GPU at hand: test and time the kernels on it, climb the ladder; OUT=FOLDER takes the rows
 	@.ci/gpu $(OUT)

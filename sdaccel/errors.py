@@ -38,12 +38,20 @@ class MetricError(SdaccelError, ValueError):
     """A measure of quality can't be taken: of these pictures, or without what is not installed."""
 
 
-class GateError(SdaccelError):
-    """A plan's pictures did not pass their quality gate; `result` is what was found."""
+class VerdictError(SdaccelError):
+    """What was measured is not good enough; `result` is what was found."""
 
     def __init__(self, sentence: str, result: Mapping[str, Any]) -> None:
         super().__init__(sentence)
         self.result = result
+
+
+class GateError(VerdictError):
+    """A plan's pictures did not pass their quality gate."""
+
+
+class RegressionError(VerdictError):
+    """Rows of a benchmark got worse beyond noise."""
 
 
 class SdaccelWarning(UserWarning):

@@ -20,6 +20,7 @@ FOLDERS = {
     "pipelines": "sdaccel/pipelines",
     "benchmarks": "sdaccel/benchmarks",
 }
+PACKAGED = (".py", ".cpp", ".html", ".css", ".js")
 MEGABYTE = 10**6
 
 
@@ -87,8 +88,8 @@ def test_every_module_and_every_weight_is_inside(contents: dict[str, int]) -> No
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, package in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and (path.suffix in (".py", ".cpp") or "weights" in path.parts)
-        if "__pycache__" not in path.parts
+        if path.is_file() and (path.suffix in PACKAGED or "weights" in path.parts)
+        if not {"__pycache__", "results"} & set(path.parts)
     }
     assert expected - contents.keys() == set()
     assert "sdaccel/py.typed" in contents
@@ -97,7 +98,9 @@ def test_every_module_and_every_weight_is_inside(contents: dict[str, int]) -> No
 def test_nothing_else_is_inside(contents: dict[str, int]) -> None:
     code = {name for name in contents if ".dist-info/" not in name}
     others = {name for name in code if not name.endswith((".py", "/py.typed", "_native.cpp"))}
-    assert {name for name in others if not name.startswith("sdaccel/shapes/weights/")} == set()
+    others = {name for name in others if not name.startswith("sdaccel/shapes/weights/")}
+    reporting = {f"sdaccel/benchmarks/reporting/page.{kind}" for kind in ("html", "css", "js")}
+    assert others == {"sdaccel/benchmarks/results.schema.json", *reporting}
 
 
 def test_the_wheel_takes_at_most_95_megabytes(wheel: Path) -> None:

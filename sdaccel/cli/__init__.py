@@ -1,10 +1,11 @@
-"""The command line: `sdaccel generate`, `doctor`, `report`, `fidelity` and `compare`."""
+"""The command line: `sdaccel generate`, `doctor`, `report`, `fidelity`, `compare` and `bench`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
+from . import bench
 from .parser import build_parser
 from .terminal import Terminal
 
@@ -17,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch is imported by the commands that need it, never for `--help` or a mistyped option.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"] and (measured := bench.harness_words(words[1:])) is not None:
+        return bench.measure(measured)
     terminal = Terminal(json="--json" in words, debug="--debug" in words)
 
     def run() -> dict[str, object]:

@@ -130,9 +130,10 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
 
 
 def write_row(outcome: Outcome, folder: Path) -> Path:
-    """Write what was found as a row of benchmark results; returns the file."""
+    """Write what was found as a row of benchmark results, pictures beside it; returns the file."""
     from ..benchmarks.quality_rows import QualityRow, write
     from ..benchmarks.rungs import state_of
+    from .picture_strips import write_strips
 
     second, verdict, values = outcome.second, outcome.verdict, to_dict(outcome)
     row = QualityRow(
@@ -153,7 +154,7 @@ def write_row(outcome: Outcome, folder: Path) -> Path:
         against=outcome.first.name,
         **{key: values[key] for key in ("measured", "skipped", "gate")},
     )
-    return write(row, folder)
+    return write(row, folder, lambda stem: write_strips(outcome, stem))
 
 
 def write_sheet(outcome: Outcome, path: Path) -> Path:
@@ -162,7 +163,7 @@ def write_sheet(outcome: Outcome, path: Path) -> Path:
 
     first, second = outcome.sides
     columns = [
-        Column(above.pixels, below.pixels, _caption(outcome, index))
+        Column(above.pixels, below.pixels, caption(outcome, index))
         for index, (above, below) in enumerate(zip(first.drawings, second.drawings, strict=True))
     ]
     request, verdict = outcome.task.request, outcome.verdict
@@ -248,7 +249,7 @@ def _quality(comparison: Comparison) -> dict[str, float]:
     return found
 
 
-def _caption(outcome: Outcome, index: int) -> str:
+def caption(outcome: Outcome, index: int) -> str:
     """A pair's number and prompt, how far it is apart, and what is wrong with either."""
     from ..quality.metrics import FIDELITY, PSNR
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import GateError, SdaccelError, SdaccelWarning
+from ..errors import SdaccelError, SdaccelWarning, VerdictError
 from .exits import OK, UNEXPECTED, code_of
 
 _HOSTS = ("diffusers", "transformers")
@@ -81,7 +81,7 @@ class Terminal:
             traceback.print_exception(error, file=sys.stderr)
         if self.json:
             told = {"type": type(error).__name__, "message": sentence}
-            result = error.result if isinstance(error, GateError) else {}
+            result = error.result if isinstance(error, VerdictError) else {}
             print(json.dumps({"error": told, **result}, indent=2, allow_nan=False))
         hint = " (--debug shows where)" if code == UNEXPECTED and not self.debug else ""
         print(f"sdaccel: {sentence}{hint}", file=sys.stderr)

@@ -53,6 +53,9 @@ def test_an_exact_plan_passes_and_everything_is_written(
     (row,) = json.loads(Path(found["row"]).read_text())["rows"]
     assert (row["rung"], row["against"], row["status"]) == ("eager", "stock", "ok")
     assert row["measured"] == found["measured"]
+    for side in ("first", "second"):
+        assert Path(found["row"]).with_name(row["pictures"][side]).is_file()
+    assert len(row["pictures"]["captions"]) == 2
     assert row["settings"] == {
         "model": "shapes-unet",
         "prompts": "held-out",

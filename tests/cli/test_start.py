@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from sdaccel import errors
+from sdaccel.benchmarks.errors import ResultsError
 from sdaccel.cli import exits, main
 
 _NO_TORCH = """
 import contextlib, io, sys
 from sdaccel.cli import main
-for words in (["--help"], ["generate", "--help"], ["--version"]):
+for words in (["--help"], ["generate", "--help"], ["bench", "--help"], ["--version"]):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main(words)
 assert main(["generate", "", "--model", "x"]) == 2
@@ -37,10 +38,10 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
         main(["--help"])
     said = capsys.readouterr().out
     assert left.value.code == 0
-    for word in ("generate", "doctor", "report", "fidelity", "compare"):
+    for word in ("generate", "doctor", "report", "fidelity", "compare", "bench"):
         assert re.search(rf"^ +{word} ", said, re.MULTILINE)
     codes = {int(code) for code in re.findall(r"^  (\d+) +\w", said, re.MULTILINE)}
-    assert codes == {0, 1, 2, 3, 4, 5, 130}
+    assert codes == {0, 1, 2, 3, 4, 5, 6, 130}
 
 
 def test_a_hub_id_while_offline_is_one_sentence_and_no_traceback(
@@ -64,6 +65,8 @@ def test_a_hub_id_while_offline_is_one_sentence_and_no_traceback(
         (errors.TargetError("x"), exits.NOT_ACCELERATED),
         (errors.PassError("x"), exits.NOT_ACCELERATED),
         (errors.GateError("x", {}), exits.GATE_FAILED),
+        (errors.RegressionError("x", {}), exits.REGRESSED),
+        (ResultsError("x"), exits.BAD_INPUT),
         (errors.SdaccelError("x"), exits.UNEXPECTED),
         (KeyboardInterrupt(), exits.INTERRUPTED),
         (ZeroDivisionError("x"), exits.UNEXPECTED),

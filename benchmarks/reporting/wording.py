@@ -1,0 +1,93 @@
+"""How the report says a row's figures: short labels, durations, rates and what a row is."""
+
+from __future__ import annotations
+
+from ..rows import Row
+from ..shifts import shift
+
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
+
+STOCK, PEER, PLAN, LOSES = "stock", "others", "sdaccel", "sdaccel, slower"
+ROLES = (STOCK, PEER, PLAN, LOSES)
+"""What a bar or a point stands for, in the legend's order."""
+
+_OURS = ("plan", "kernel")
+
+
+def dtype(row: Row) -> str:
+    """The row's dtype in four letters."""
+    return _DTYPES.get(row.dtype, row.dtype)
+
+
+def label(row: Row) -> str:
+    """A rung and its dtype: "fast · bf16"."""
+    return f"{row.rung} · {dtype(row)}"
+
+
+def role(row: Row) -> str:
+    """Whose rung it is, and whether it is one of ours that is slower than stock beyond noise."""
+    if row.kind in _OURS:
+        return LOSES if _loses(row) else PLAN
+    return STOCK if row.kind == "stock" else PEER
+
+
+def _loses(row: Row) -> bool:
+    found = shift(row.seconds, row.baseline_seconds)
+    high = row.speedup if found is None else found.high
+    return high is not None and high < 1
+
+
+def seconds(value: float | None) -> str:
+    """A duration with three digits: "213 ms", "3.40 s"."""
+    if value is None:
+        return ""
+    if value >= 999.5:
+        return f"{value:.0f} s"
+    unit, factor = next((each for each in _UNITS if value * each[1] >= 0.9995), _UNITS[-1])
+    return f"{value * factor:#.3g}".removesuffix(".") + f" {unit}"
+
+
+_UNITS = (("s", 1.0), ("ms", 1e3), ("µs", 1e6))
+
+
+def memory(value: float | None) -> str:
+    """Bytes as GB (10^9), as the README has them."""
+    return "" if value is None else f"{value / 1e9:.2f} GB"
+
+
+def flops_rate(value: float | None) -> str:
+    """FLOP/s in GFLOP/s or TFLOP/s."""
+    if value is None:
+        return ""
+    return f"{value / 1e12:.2f} TFLOP/s" if value >= 1e11 else f"{value / 1e9:.3g} GFLOP/s"
+
+
+def copy_rate(value: float | None) -> str:
+    """Bytes a second in GB/s or TB/s."""
+    if value is None:
+        return ""
+    return f"{value / 1e12:.2f} TB/s" if value >= 1e12 else f"{value / 1e9:.0f} GB/s"
+
+
+def factor(value: float | None) -> str:
+    """A speed-up: "3.31x"."""
+    return "" if value is None else f"{value:.2f}x"
+
+
+def quality(row: Row) -> str:
+    """PSNR and prompt fidelity: "52 dB, fidelity 75%"."""
+    found = []
+    if row.quality.get("psnr") is not None:
+        found.append(f"{row.quality['psnr']:.0f} dB")
+    if row.quality.get("fidelity") is not None:
+        prompts = row.quality.get("prompts")
+        of = f" of {prompts:.0f}" if prompts else ""
+        found.append(f"fidelity {row.quality['fidelity']:.0%}{of}")
+    return ", ".join(found)
+
+
+def trouble(row: Row) -> str:
+    """Why there is no figure, in a sentence; empty where there is one."""
+    if row.status == "ok":
+        return ""
+    return f"{row.status}: {row.reason}" if row.reason else row.status
