@@ -1,4 +1,4 @@
-"""The command line: `sdaccel generate`, `doctor`, `report`, `fidelity` and `compare`."""
+"""The command line: `sdaccel generate`, `doctor`, `report`, `fidelity`, `compare`, `profile`."""
 
 from __future__ import annotations
 
