@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Settings = Callable[[Any, "Workload"], Mapping[str, Any]]
 _APPROXIMATE = "approximate"
-_FLUX = ("FluxTransformer2DModel",)
+_FLUX, _FLUX_LAYERS = "FluxTransformer2DModel", 19
 
 
 def _hooked(config: str, settings: Settings) -> Change:
@@ -52,10 +52,10 @@ def _taylor(pipe: Any, workload: Workload) -> Mapping[str, Any]:
 
 
 def _mag(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    """The ratios of residuals are measured for a model; diffusers brings those of FLUX."""
-    name = type(denoiser_of(pipe)).__name__
-    if name not in _FLUX:
-        raise Skip(f"MagCache needs ratios that were measured for the model; {name} has none.")
+    """The ratios of residuals are measured for a model; diffusers brings those of FLUX.1-dev."""
+    model = denoiser_of(pipe)
+    if type(model).__name__ != _FLUX or model.config.num_layers != _FLUX_LAYERS:
+        raise Skip("MagCache needs ratios that were measured for the model: FLUX.1-dev has some.")
     from diffusers.hooks import mag_cache
 
     return {"mag_ratios": mag_cache.FLUX_MAG_RATIOS, "num_inference_steps": workload.steps}
