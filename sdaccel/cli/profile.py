@@ -103,10 +103,11 @@ def table(operations: list[Operation], found: Profile) -> Table:
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    titles = ("operator", "calls", "ms", "of time", "GFLOP", "MB", "of matmul", "of copy", "bound")
+    titles = ("operator", "calls", "ms", "time", "GFLOP", "MB", "matmul", "copy", "bound by")
     for title in titles:
-        text = title in ("operator", "bound")
-        grid.add_column(title, justify="left" if text else "right", overflow="fold")
+        text = title in ("operator", "bound by")
+        justify: Any = "left" if text else "right"
+        grid.add_column(title, justify=justify, no_wrap=title != "operator", overflow="fold")
     total = sum(each.seconds for each in found.operations)
     for each in operations:
         shapes = " ".join("x".join(map(str, shape)) for shape in each.shapes[:3])
@@ -135,5 +136,5 @@ def sentences(found: Profile, workload: Workload) -> list[str]:
         f"its operators {total * 1e3:.1f} ms watched: {flops / 1e9:.1f} GFLOP, "
         f"{moved / 1e6:.0f} MB.",
         f"Bound by compute {bound['compute'] * 1e3:.1f} ms, by memory {bound['memory'] * 1e3:.1f} "
-        "ms; shares are of the matmul and the copy measured here.",
+        "ms. The columns matmul and copy are shares of the ceilings measured here.",
     ]
