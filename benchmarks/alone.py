@@ -39,11 +39,14 @@ def measure_alone(workload: Workload, rung_name: str) -> Memory:
 
 def main(workload_name: str, rung_name: str, quick: bool) -> None:
     """The other side of `measure_alone`: run the rung three times, print the memory as JSON."""
-    from .rungs import rung
+    import torch
+
+    from .rungs import BASELINE, in_16_bit, rung
     from .workloads import workload
 
     chosen = workload(workload_name, quick)
-    pipe = chosen.built()
+    narrow = rung_name != BASELINE and torch.cuda.is_available()
+    pipe = in_16_bit(chosen) if narrow else chosen.built()
     with rung(rung_name).open(pipe, chosen) as opened, opened.surroundings():
         call = (opened.workload or chosen).prepare(opened.pipe)
         call()

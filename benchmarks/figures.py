@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .alone import measure_alone
 from .errors import BenchmarkError
 from .memory import release
-from .rungs import BASELINE, Opened
+from .rungs import Opened
 from .stages import stage_seconds
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Figures:
     def quality(self, row: Row, opened: Opened, output: torch.Tensor, truth: torch.Tensor) -> None:
         """PSNR of the timed drawing against stock's, then every metric over all the prompts."""
         whole = self.workload.steps is not None
-        if whole and row.rung != BASELINE and output.shape == truth.shape:
+        if whole and output is not truth and output.shape == truth.shape:
             found = _psnr(output, truth)
             row.quality.update({"psnr": found} if math.isfinite(found) else {})
         judge = (opened.workload or self.workload).judge
@@ -75,7 +75,7 @@ class Figures:
         self.tell(f"{row.rung}: drawing {self.prompts} prompts to judge it")
         with opened.surroundings():
             drawn = judge.draw(opened.pipe, self.prompts)
-        if row.rung == BASELINE:
+        if output is truth:
             self._stock = drawn
         row.quality.update(judge.quality(self._stock, drawn))
 

@@ -44,18 +44,20 @@ def embedded(name: str, quick: bool, steps: int | None = None) -> Workload:
     defaults = shapes.call_defaults(name.removeprefix(_SHAPES))
     usual = int(defaults.get("num_inference_steps", _STEPS))
     count = steps or (_QUICK_STEPS if quick else usual)
-    arguments = {"prompt": _PROMPT, **defaults, "num_inference_steps": count}
+    clip = "num_frames" in defaults
+    prompt = shapes.clip_prompts(1, "held-out")[0] if clip else _PROMPT
+    arguments = {"prompt": prompt, **defaults, "num_inference_steps": count}
     return Workload(
         name=name,
         summary="an embedded pipeline, prompt to picture or clip",
-        unit="clip" if "num_frames" in defaults else "picture",
+        unit="clip" if clip else "picture",
         build=lambda: _load(name),
         prepare=lambda pipe: _drawing(pipe, arguments),
         quick=quick,
         forwards=count,
         steps=count,
         with_steps=partial(embedded, name, quick),
-        settings={"steps": count, "prompt": _PROMPT},
+        settings={"steps": count, "prompt": prompt},
         judge=Judge(name, steps or usual),
     )
 

@@ -14,8 +14,8 @@ from .errors import BenchmarkError, Skip
 from .figures import Figures
 from .memory import out_of_memory, release
 from .rows import Row
-from .rungs import BASELINE, Opened, Rung, rung
-from .samples import Sample, median, worst_theft
+from .rungs import BASELINE, STAND_IN, Opened, Rung, in_16_bit, rung
+from .samples import ENOUGH, Sample, median, worst_theft
 from .twin import twin
 from .workloads import Call, Workload
 
@@ -65,9 +65,9 @@ class Ready:
         """What to time."""
         return measure.Trial(self.call, self.opened.around)
 
-    def finish(self, taken: dict[str, list[Sample]]) -> None:
+    def finish(self, taken: dict[str, list[Sample]], stock: list[Sample]) -> None:
         """Fill the row from the samples."""
-        row, stock = self.row, taken[BASELINE]
+        row = self.row
         row.seconds = [each.seconds for each in taken[row.rung]]
         row.baseline_seconds = [each.seconds for each in stock]
         row.stolen = worst_theft([*taken[row.rung], *stock])
@@ -94,12 +94,13 @@ class Ladder:
     def climb(self, rungs: Sequence[Rung]) -> list[Row]:
         """Measure these rungs; stock in fp32 is always among them, and first.
 
-        Raises `BenchmarkError` where a rung has changed what stock draws.
+        Where a GPU has no room for that, stock in 16 bit takes its place. Raises `BenchmarkError`
+        where a rung has changed what stock draws.
         """
-        rungs = [each for each in rungs if each.name != BASELINE]
-        if not self._stand():
+        if not (self._stand(BASELINE) or self._stand(STAND_IN)):
             self.keep(self.rows)
             return self.rows
+        rungs = [each for each in rungs if each.name not in (BASELINE, self._stock.rung)]
         alone = [[each] for each in rungs] or [[]]
         for group in [rungs] if self.options.together else alone:
             self._group(group)
@@ -120,21 +121,23 @@ class Ladder:
                 self._measure_memory(row)
         self.keep(self.rows)
 
-    def _stand(self) -> bool:
+    def _stand(self, name: str) -> bool:
         """Build stock, and fill its own row; False, and so says the row, where it has no room."""
         self.tell(f"building {self.workload.label}")
-        row = self._stock = self._row(rung(BASELINE))
+        row = self._stock = self._row(rung(name))
         with self._failures([row], fatal=True):
-            self._pipe = self.workload.built()
+            whole = name == BASELINE
+            self._pipe = self.workload.built() if whole else in_16_bit(self.workload)
             self._figures = Figures(self.workload, self.options.prompts, self.tell)
             self._call = self.workload.prepare(self._pipe)
-            self.tell(f"{BASELINE}: output, FLOPs, memory")
+            self.tell(f"{name}: output, FLOPs, memory")
             self._truth = self._call()
             self._canary = Canary(self._truth.device)
-            row.effect, row.error, row.error_limit = "exact", 0.0, 0.0
+            row.effect = "exact" if whole else "lower precision"
+            row.error = row.error_limit = 0.0 if whole else None
             row.flops = measure.count_flops(self._call)
-            self._plain[row.dtype] = (row, self._truth)
             self._describe(row)
+            self._plain[row.dtype] = (row, self._truth)
         if row.status == "ok":
             self._measure_memory(row)
         return row.status == "ok"
@@ -167,14 +170,14 @@ class Ladder:
         """Open the rungs of a group, check them, time them in turns with stock, and close them."""
         with ExitStack() as stack:
             ready = [one for one in (self._open(stack, each) for each in group) if one]
-            trials = {BASELINE: measure.Trial(self._call, check=self._check_stock)}
+            trials = {self._stock.rung: measure.Trial(self._call, check=self._check_stock)}
             trials.update((one.row.rung, one.trial) for one in ready)
             if ready or not group:
                 with self._failures([one.row for one in ready]):
                     taken = measure.interleave(
                         trials, self.options.rounds, self._tick, self._canary
                     )
-                    self._add_stock(taken[BASELINE])
+                    self._add_stock(taken[self._stock.rung])
                 for one in ready:
                     if one.row.status == "ok":
                         with self._failures([one.row]):
@@ -182,7 +185,7 @@ class Ladder:
         return [one.row for one in ready if one.row.status == "ok"]
 
     def _finish(self, one: Ready, taken: dict[str, list[Sample]]) -> None:
-        one.finish(taken)
+        one.finish(taken, taken[self._stock.rung])
         if one.row.kind == "stock":
             self._plain[one.row.dtype] = (one.row, one.output)
         _refuse_idleness(one, *self._plain.get(one.row.dtype, (None, None)))
@@ -262,7 +265,7 @@ class Ladder:
             raise BenchmarkError(f"Stock's output changed while {names} ran: no number here holds.")
 
     def _tick(self, name: str) -> None:
-        self.tell(f"timing {name} in turns with {BASELINE}")
+        self.tell(f"timing {name} in turns with {self._stock.rung}")
 
     @contextmanager
     def _failures(self, rows: Sequence[Row], fatal: bool = False) -> Iterator[None]:
@@ -307,7 +310,8 @@ def _refuse_idleness(one: Ready, stock: Row | None, output: torch.Tensor | None)
         return
     if output is None or not torch.equal(one.output, output):
         return
-    if (one.row.speedup_low or 1.0) <= (stock.speedup_high or 1.0):
+    sure = len(one.row.seconds) >= ENOUGH
+    if not sure or (one.row.speedup_low or 1.0) <= (stock.speedup_high or 1.0):
         raise Skip(
             "Did nothing: its output is stock's to the bit, and it is not measurably faster."
         )

@@ -138,12 +138,10 @@ def profile(call: Callable[[], object], where: torch.device) -> Profile:
 
 def _add_seconds(watch: _Watch, events: Sequence[Any], where: torch.device) -> None:
     """The profiler's time for each label: that of the kernels begun under it, on a GPU."""
-    from torch.autograd import DeviceType
-
     keys = {label: key for key, label in watch.labels.items()}
     for event in events:
         key = keys.get(event.key)
-        if key is not None and event.device_type == DeviceType.CPU:
+        if key is not None and event.device_type.name == "CPU":
             on_gpu = where.type == "cuda"
             microseconds = event.device_time_total if on_gpu else event.cpu_time_total
             watch.seen[key].seconds += microseconds / 1e6

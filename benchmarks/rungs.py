@@ -17,6 +17,8 @@ from .families import cast
 from .workloads import Workload
 
 BASELINE = "stock-fp32"
+STAND_IN = "stock-16bit"
+"""What the others are held against where stock in fp32 has no room."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,23 @@ def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
         yield Opened(pipe, effect, fixed_shapes=True, dtype=dtype)
 
 
-def to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> None:
-    """Cast the networks to the 16-bit type that this machine computes faster, channels-last.
+def in_16_bit(workload: Workload) -> Any:
+    """The stock pipe in a GPU's 16-bit type, cast before it moves there; `Skip` without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Skip("It is stock's stand-in on a GPU that has no room for fp32.")
+    pipe = workload.build()
+    to_fast_dtype(pipe, workload.networks_of(pipe), required=True, where="cuda")
+    return pipe.to("cuda")
+
+
+def to_fast_dtype(
+    pipe: Any, names: Sequence[str], required: bool = False, where: str | None = None
+) -> None:
+    """Cast the networks to the 16-bit type that a device computes faster, channels-last.
+
+    The device is the pipe's, or `where` it is about to go.
 
     What diffusers keeps in fp32 stays so. Text encoders go with them, since networks expect what
     those give in their own dtype.
@@ -198,7 +215,7 @@ def to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> No
     """
     import torch
 
-    choice = device.faster_dtype(pipe.device)
+    choice = device.faster_dtype(where or pipe.device)
     if choice.dtype == torch.float32:
         if required:
             raise Skip(f"{choice.reason[0].upper()}{choice.reason[1:]}.")
@@ -214,7 +231,7 @@ def to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> No
 
 _STOCK_AND_PEERS = (
     Rung(BASELINE, "stock", "diffusers as it comes", _stock),
-    Rung("stock-16bit", "stock", "16 bit and channels-last", _stock_16bit),
+    Rung(STAND_IN, "stock", "16 bit and channels-last", _stock_16bit),
     Rung("torch-compile", "peer", "each network one graph", _compile),
     Rung(
         "torch-compile-freezing",

@@ -18,6 +18,8 @@ DRIFT = 0.10
 """By how much a canary's readings may differ, of the smallest, before a row is flagged."""
 
 CONFIDENCE = 0.95
+ENOUGH = 6
+"""The fewest samples that give a median an interval of that confidence."""
 
 Name = TypeVar("Name")
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sdaccel import device
+from sdaccel.benchmarks import ladder as ladder_module
 from sdaccel.benchmarks import measure
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
 from sdaccel.benchmarks.judging import Judge
@@ -183,8 +184,29 @@ def test_stock_without_room_is_one_row_and_no_error() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     ladder = Ladder(replace(workload("tiny"), build=build), QUICKLY)
-    (row,) = ladder.climb([rung("eager")])
-    assert (row.rung, row.status) == ("stock-fp32", "out of memory")
+    found = [(row.rung, row.status) for row in ladder.climb([rung("eager")])]
+    assert found == [("stock-fp32", "out of memory"), ("stock-16bit", "skipped")]
+
+
+def test_stock_in_16_bit_takes_the_place_of_stock_without_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(
+        ladder_module, "in_16_bit", lambda _: workload("tiny").build().to(torch.bfloat16)
+    )
+    ladder = Ladder(replace(workload("tiny"), build=build), QUICKLY)
+    rows = {row.rung: row for row in ladder.climb([rung("stock-16bit"), planted("one", id)])}
+    assert list(rows) == ["stock-fp32", "stock-16bit", "one"]
+    assert rows["stock-fp32"].status == "out of memory"
+    stock, one = rows["stock-16bit"], rows["one"]
+    assert (stock.dtype, one.dtype) == ("bfloat16", "bfloat16")
+    assert stock.error is None
+    assert one.error == 0.0
+    assert one.error_limit is None, "stock's own error is not known"
+    assert len(one.baseline_seconds) == len(stock.seconds) == QUICKLY.rounds
 
 
 def test_a_peer_that_draws_what_stock_draws_and_no_faster_did_nothing() -> None:
