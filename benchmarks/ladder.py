@@ -168,21 +168,26 @@ class Ladder:
 
     def _measure(self, group: Sequence[Rung]) -> list[Row]:
         """Open the rungs of a group, check them, time them in turns with stock, and close them."""
-        with ExitStack() as stack:
+        rows: list[Row] = []
+        with self._failures(rows), ExitStack() as stack:
             ready = [one for one in (self._open(stack, each) for each in group) if one]
-            trials = {self._stock.rung: measure.Trial(self._call, check=self._check_stock)}
-            trials.update((one.row.rung, one.trial) for one in ready)
+            rows += [one.row for one in ready]
             if ready or not group:
-                with self._failures([one.row for one in ready]):
-                    taken = measure.interleave(
-                        trials, self.options.rounds, self._tick, self._canary
-                    )
-                    self._add_stock(taken[self._stock.rung])
-                for one in ready:
-                    if one.row.status == "ok":
-                        with self._failures([one.row]):
-                            self._finish(one, taken)
-        return [one.row for one in ready if one.row.status == "ok"]
+                self._time(ready)
+        return [row for row in rows if row.status == "ok"]
+
+    def _time(self, ready: Sequence[Ready]) -> None:
+        """Take the samples of open rungs and of stock, and fill their rows."""
+        stock = self._stock.rung
+        trials = {stock: measure.Trial(self._call, check=self._check_stock)}
+        trials.update((one.row.rung, one.trial) for one in ready)
+        with self._failures([one.row for one in ready]):
+            taken = measure.interleave(trials, self.options.rounds, self._tick, self._canary)
+            self._add_stock(taken[stock])
+        for one in ready:
+            if one.row.status == "ok":
+                with self._failures([one.row]):
+                    self._finish(one, taken)
 
     def _finish(self, one: Ready, taken: dict[str, list[Sample]]) -> None:
         one.finish(taken, taken[self._stock.rung])

@@ -179,6 +179,17 @@ def test_a_lack_of_memory_is_recorded_as_such_and_the_rest_goes_on(moment: str) 
     assert rows["fine"].status == "ok"
 
 
+def test_a_rung_that_fails_when_it_is_taken_off_does_not_stop_the_run() -> None:
+    @contextmanager
+    def opened(pipe: Any, chosen: Workload) -> Iterator[Opened]:
+        yield Opened(pipe)
+        raise RuntimeError("no way back")
+
+    rows = climb(Rung("sticky", "peer", "", opened), planted("fine", id))
+    assert (rows["sticky"].status, rows["sticky"].reason) == ("failed", "RuntimeError: no way back")
+    assert rows["fine"].status == "ok"
+
+
 def test_stock_without_room_is_one_row_and_no_error() -> None:
     def build() -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
