@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .terminal import Terminal
 
 _SHOWN = 20
+_WIDTH = 24
+_ATTENTION = "_scaled_dot_product_"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -98,31 +100,35 @@ def _profile(pipe: Any, workload: Workload) -> Profile:
 
 
 def table(operations: list[Operation], found: Profile) -> Table:
-    """The operators and their figures."""
+    """The operators and their figures, in 80 columns."""
     from rich import box
     from rich.table import Table
 
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    titles = ("operator", "calls", "ms", "time", "GFLOP", "MB", "matmul", "copy", "bound by")
-    for title in titles:
-        text = title in ("operator", "bound by")
-        justify: Any = "left" if text else "right"
-        grid.add_column(title, justify=justify, no_wrap=title != "operator", overflow="fold")
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column("operator", min_width=_WIDTH, overflow="fold")
+    for title in ("calls", "ms", "time", "GFLOP", "MB", "matmul", "copy"):
+        grid.add_column(title, justify="right", no_wrap=True)
+    grid.add_column("bound", no_wrap=True)
     total = sum(each.seconds for each in found.operations)
     for each in operations:
         shapes = " ".join("x".join(map(str, shape)) for shape in each.shapes[:3])
         grid.add_row(
-            f"{each.name} {shapes}".strip(),
+            f"{each.name.removeprefix(_ATTENTION)} {shapes}".strip(),
             str(each.calls),
-            f"{each.seconds * 1e3:.2f}",
-            f"{each.seconds / total:.1%}" if total else "",
-            f"{each.flops / 1e9:.2f}" if each.flops else "",
-            f"{each.bytes / 1e6:.1f}",
+            _short(each.seconds * 1e3),
+            f"{each.seconds / total:.0%}" if total else "",
+            _short(each.flops / 1e9) if each.flops else "",
+            _short(each.bytes / 1e6),
             f"{each.matmul_share:.0%}" if each.flops else "",
             f"{each.copy_share:.0%}",
             each.bound,
         )
     return grid
+
+
+def _short(value: float) -> str:
+    """Two digits after the point of small numbers, one of others, none of large ones."""
+    return f"{value:.{2 if value < 1 else 1 if value < 100 else 0}f}"
 
 
 def sentences(found: Profile, workload: Workload) -> list[str]:
