@@ -115,10 +115,10 @@ class Ladder:
             for each in group:
                 row = self._row(each)
                 row.status, row.reason = "skipped", "The time that was given was used up."
-            return
-        with measure.cold_cache():
-            for row in self._measure(group):
-                self._measure_memory(row)
+        else:
+            with measure.cold_cache():
+                for row in self._measure(group):
+                    self._measure_memory(row)
         self.keep(self.rows)
 
     def _stand(self, name: str) -> bool:
@@ -181,7 +181,7 @@ class Ladder:
         stock = self._stock.rung
         trials = {stock: measure.Trial(self._call, check=self._check_stock)}
         trials.update((one.row.rung, one.trial) for one in ready)
-        with self._failures([one.row for one in ready]):
+        with self._failures([one.row for one in ready] or [self._stock]):
             taken = measure.interleave(trials, self.options.rounds, self._tick, self._canary)
             self._add_stock(taken[stock])
         for one in ready:
