@@ -9,7 +9,7 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench gpu kernels-all coverage compat clean
+.PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage compat clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,14 +38,21 @@ types: setup  ## Check the types
 	    --cache-dir $(CURDIR)/.mypy_cache -p sdaccel
 
 bench: setup  ## Measure: rows land under benchmarks/results/, a page of them in outputs/
-	@$(BIN)/python -m pip install --quiet --quiet -r requirements/peers.txt || \
-	    echo "Not every peer could be installed: its rows will say that it was skipped."
+	@$(BIN)/python -m pip install --quiet --quiet "$$(grep ^openvino requirements/peers.txt)" || \
+	    echo "OpenVINO could not be installed: its rows will say that it was skipped."
 	@mkdir -p outputs
 	@$(BIN)/python -m sdaccel.benchmarks; measured=$$?; \
 	    $(BIN)/sdaccel bench report benchmarks/results -o outputs/report.html && exit $$measured
 
-gpu:  ## With a GPU at hand: test and time the kernels on it, climb the ladder; OUT=FOLDER takes the rows
-	@.ci/gpu $(OUT)
+bench-peers:  ## Measure beside every peer that pip has, in an environment of its own
+	@.ci/venv $(VENV)-peers -r requirements/peers.txt
+	$(VENV)-peers/bin/python -m sdaccel.benchmarks --peers --workload shapes-unet shapes-dit
+
+self-test: setup  ## Put the harness to the test: does it see what it must, and nothing else?
+	$(BIN)/python -m sdaccel.benchmarks self-test
+
+gpu:  ## With a GPU at hand: tests, ladder, kernels; OUT=FOLDER takes the rows, BUDGET_S=N seconds
+	@BUDGET_S="$(BUDGET_S)" .ci/gpu $(OUT)
 
 kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, into a table
 	$(BIN)/python -W ignore -m sdaccel.kernels.ahead --output benchmarks/results/kernels-ahead-of-time.md

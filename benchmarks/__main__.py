@@ -1,14 +1,19 @@
-"""`python -m sdaccel.benchmarks`: measure workloads, show what was measured, or what is covered."""
+"""`python -m sdaccel.benchmarks`: measure workloads, show what was measured, or what is covered.
+
+Each workload is measured in a process of its own, in which its rungs share the weights.
+"""
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import provenance
+from . import command, provenance
 from .errors import BenchmarkError, ResultsError
 from .rows import Results, Row
 
@@ -19,9 +24,9 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: all measured rungs are right; 1: one failed or is wrong; 2: bad input."""
+    """Exit code 0: all is right, peers apart; 1: a rung failed or is wrong; 2: bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verb = {"show": _show, "alone": _alone, "coverage": _coverage}.get(
+    verb = {"show": _show, "alone": _alone, "coverage": _coverage, "self-test": _self_test}.get(
         given[0] if given else "", _run
     )
     try:
@@ -35,59 +40,93 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str]) -> int:
+    from . import overheads, workloads
+    from .rungs import each_pass, rung
+
+    options = command.parser().parse_args(given)
+    chosen = command.workloads_of(options)
+    for name in chosen:
+        if name != overheads.NAME:
+            workloads.workload(name, options.quick)
+    rungs = [rung(name) for name in dict.fromkeys(command.rungs_of(options))]
+    rungs += each_pass(options.each_pass) if options.each_pass else []
+    deadline = time.monotonic() + options.budget
+    if len(chosen) > 1:
+        return max(_in_its_own_process(name, options, deadline) for name in chosen)
+    return _measure(chosen[0], options, rungs, deadline)
+
+
+def _in_its_own_process(name: str, options: argparse.Namespace, deadline: float) -> int:
+    """One workload in a fresh process, where nothing of the others is left; its exit code."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        print(f"{name}: skipped, the time that was given was used up.")
+        return 0
+    module = [sys.executable, "-m", "sdaccel.benchmarks"]
+    code = subprocess.run([*module, *command.alone(name, options, left)]).returncode
+    if code < 0:
+        print(f"{name} was ended by signal {-code}; its rows so far are kept.", file=sys.stderr)
+        return FAILED
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
+
+
+def _measure(name: str, options: argparse.Namespace, rungs: Sequence[Rung], deadline: float) -> int:
+    """Measure one workload, or what sdaccel itself costs; rows are kept whenever a rung is done."""
     from rich.console import Console
 
-    from . import overheads, workloads
-    from .rungs import DEFAULT, rung
-
-    parser = _parser(workloads.DEFAULT, DEFAULT, overheads.NAME)
-    options = parser.parse_args(given)
-    rungs = [rung(name) for name in dict.fromkeys(options.rungs)]
-    chosen = [each for each in options.workload if each != overheads.NAME]
-    for name in chosen:
-        workloads.workload(name, options.quick)
-    console, good = Console(), True
-    for name in options.workload:
-        path, results = _empty(name, options)
-        with console.status(name) as status:
-            _fill(results, path, options, rungs, lambda text: status.update(text))
-        results.write(path)
-        _print(console, results, path)
-        good = good and all(row.status not in ("wrong", "failed") for row in results.rows)
-    return 0 if good else FAILED
-
-
-def _fill(
-    results: Results,
-    path: Path,
-    options: argparse.Namespace,
-    rungs: Sequence[Rung],
-    tell: Callable[[str], None],
-) -> None:
-    """Measure one workload; its file is written anew whenever a rung is done."""
     from . import overheads
-    from .ladder import Ladder, Options
+    from .ladder import Ladder
     from .workloads import workload
 
-    if results.workload == overheads.NAME:
-        results.rows = overheads.measure_overheads(options.quick, options.repeats, tell)
-        return
+    console = Console()
+    chosen = None if name == overheads.NAME else workload(name, options.quick)
+    path, results = _empty(chosen.name if chosen else name, options)
 
     def keep(rows: list[Row]) -> None:
         results.rows = rows
         results.write(path)
 
-    how = Options(options.repeats, options.prompts, not options.no_memory, options.together)
-    Ladder(workload(results.workload, options.quick), how, tell, keep).climb(rungs)
+    with console.status(name) as status:
+
+        def tell(text: str) -> None:
+            status.update(text)
+
+        if chosen is None:
+            keep(overheads.measure_overheads(options.quick, options.repeats, tell))
+        else:
+            how = command.ladder_options(options, deadline)
+            keep(Ladder(chosen, how, tell, keep).climb(rungs))
+    _print(console, results, path)
+    bad = [row for row in results.rows if row.status in ("wrong", "failed")]
+    return FAILED if any(row.kind != "peer" for row in bad) else 0
+
+
+def _self_test(given: Sequence[str]) -> int:
+    from rich.console import Console
+
+    from .self_test import self_test
+    from .workloads import workload
+
+    options = command.self_test_parser().parse_args(given)
+    console = Console()
+    with console.status("self-test") as status:
+        chosen = workload(options.workload, quick=True)
+        checks, _ = self_test(chosen, options.repeats, lambda text: status.update(text))
+    for check in checks:
+        print(check)
+    return 0 if all(check.passed for check in checks) else FAILED
 
 
 def _empty(name: str, options: argparse.Namespace) -> tuple[Path, Results]:
     """The results of a run that begins now, and the file for them."""
     now, machine = provenance.now(), provenance.machine()
     quick = "-quick" if options.quick else ""
-    path = options.output / machine["slug"] / f"{now:%Y-%m-%d-%H%M%S}-{name}{quick}.json"
-    date, command = now.isoformat(timespec="seconds"), provenance.command()
-    return path, Results(name, date, command, machine, provenance.versions(), provenance.commit())
+    stem = provenance.file_name(name) + quick
+    path = options.output / machine["slug"] / f"{now:%Y-%m-%d-%H%M%S}-{stem}.json"
+    date, how = now.isoformat(timespec="seconds"), provenance.command()
+    return path, Results(name, date, how, machine, provenance.versions(), provenance.commit())
 
 
 def _show(given: Sequence[str]) -> int:
@@ -135,51 +174,6 @@ def _print(console: Any, results: Results, path: Path) -> None:
 
     console.print(table(results))
     console.print(str(path), style="dim", highlight=False, soft_wrap=True)
-
-
-def _parser(
-    workloads: Sequence[str], rungs: Sequence[str], overheads: str
-) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sdaccel.benchmarks",
-        description="Time workloads, stock and accelerated in turns; rows land in a JSON file. "
-        "`show FILE...` prints them again, with --markdown as a table for a README.",
-    )
-    add = parser.add_argument
-    everything = [*workloads, overheads]
-    add("--workload", nargs="+", default=everything, metavar="NAME", help=", ".join(everything))
-    add(
-        "--rungs",
-        nargs="+",
-        default=list(rungs),
-        metavar="RUNG",
-        help=f"{', '.join(rungs)}, a plan",
-    )
-    add("--repeats", type=_count, default=6, metavar="N", help="timed samples a rung (6)")
-    add("--quick", action="store_true", help="scaled-down workloads, labelled as such")
-    add("--output", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
-    add(
-        "--prompts",
-        type=_whole,
-        default=16,
-        metavar="N",
-        help="pictures for fidelity (16; 0: none)",
-    )
-    add("--together", action="store_true", help="all rungs in every round (takes memory)")
-    add("--no-memory", action="store_true", help="leave out the memory of each rung alone")
-    return parser
-
-
-def _count(text: str) -> int:
-    if _whole(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
 
 
 if __name__ == "__main__":

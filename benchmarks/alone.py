@@ -7,9 +7,13 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from .errors import BenchmarkError
 from .memory import peak_memory, reset_peak
+
+if TYPE_CHECKING:
+    from .workloads import Workload
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,12 @@ class Memory:
     steady: int | None
 
 
-def measure_alone(workload_name: str, rung_name: str, quick: bool) -> Memory:
+def measure_alone(workload: Workload, rung_name: str) -> Memory:
     """The memory of a rung, from a fresh process; raises `BenchmarkError` where that fails."""
-    command = [sys.executable, "-m", "sdaccel.benchmarks", "alone", workload_name, rung_name]
+    name = workload.source or workload.name
+    command = [sys.executable, "-m", "sdaccel.benchmarks", "alone", name, rung_name]
     done = subprocess.run(
-        [*command, *(["--quick"] if quick else [])], capture_output=True, text=True
+        [*command, *(["--quick"] if workload.quick else [])], capture_output=True, text=True
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
@@ -34,13 +39,16 @@ def measure_alone(workload_name: str, rung_name: str, quick: bool) -> Memory:
 
 def main(workload_name: str, rung_name: str, quick: bool) -> None:
     """The other side of `measure_alone`: run the rung three times, print the memory as JSON."""
-    from .rungs import rung
+    import torch
+
+    from .rungs import BASELINE, in_16_bit, rung
     from .workloads import workload
 
     chosen = workload(workload_name, quick)
-    pipe = chosen.built()
+    narrow = rung_name != BASELINE and torch.cuda.is_available()
+    pipe = in_16_bit(chosen) if narrow else chosen.built()
     with rung(rung_name).open(pipe, chosen) as opened, opened.surroundings():
-        call = chosen.prepare(opened.pipe)
+        call = (opened.workload or chosen).prepare(opened.pipe)
         call()
         call()
         gc.collect()

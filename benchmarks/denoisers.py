@@ -174,6 +174,15 @@ DENOISERS: Mapping[str, Denoiser] = {
         _SMALLER,
         steps=50,
     ),
+    "animatediff": Denoiser(
+        "AnimateDiff",
+        "Stable Diffusion 1.5's UNet with AnimateDiff's motion modules, 16 frames of 512x512",
+        {"cross_attention_dim": 768},
+        Size(64, 64, 16, 77, text=768),
+        {"layers_per_block": 1},
+        {"height": 16, "width": 16, "frames": 4},
+        steps=25,
+    ),
     "cogvideox-2b": Denoiser(
         "CogVideoX",
         "CogVideoX 2B, 49 frames of 720x480",

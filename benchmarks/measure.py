@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -111,18 +111,25 @@ def count_flops(call: Callable[[], torch.Tensor]) -> float:
 
 
 def interleave(
-    trials: Mapping[str, Trial], rounds: int, tick: Callable[[str], None] = _silent
+    trials: Mapping[str, Trial],
+    rounds: int,
+    tick: Callable[[str], None] = _silent,
+    canary: Callable[[], float] | None = None,
 ) -> dict[str, list[Sample]]:
-    """The samples of each trial, one a round, every second round backwards (A B B A)."""
+    """The samples of each trial, one a round, every second round backwards (A B B A).
+
+    `canary` times something fixed, in seconds, whenever another trial's turn comes.
+    """
     taken: dict[str, list[Sample]] = {name: [] for name in trials}
     for name, turns in groupby(there_and_back(list(trials), rounds)):
         trial = trials[name]
+        reading = canary() if canary else None
         with trial.around() if trial.around else nullcontext():
             if trial.around:
                 trial.call()
             for _ in turns:
                 tick(name)
-                taken[name].append(_sample(trial))
+                taken[name].append(replace(_sample(trial), canary=reading))
     return taken
 
 

@@ -43,6 +43,20 @@ def release() -> None:
     """
     gc.collect()
     malloc.trim()
+    if (cuda := _cuda()) is not None:
+        cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this error is a lack of memory, of a device or of the host.
+
+    torch's allocator for the host has no type of error of its own.
+    """
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _cuda() -> Any:

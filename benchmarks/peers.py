@@ -9,11 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import Skip
+from .peer_tools import HINT
 
 if TYPE_CHECKING:
     import torch
-
-_HINT = "install the peers with `pip install -r requirements/peers.txt`"
 
 
 def networks(pipe: Any, names: Sequence[str]) -> list[torch.nn.Module]:
@@ -51,7 +50,7 @@ def openvino(
     try:
         ov: Any = import_module("openvino")
     except ImportError as error:
-        raise Skip(f"OpenVINO is not installed: {_HINT}.") from error
+        raise Skip(f"OpenVINO is not installed: {HINT}.") from error
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     for module, (args, kwargs) in first_arguments(networks(pipe, names), call).items():
         function, tensors = positional(module, args, kwargs)
@@ -59,7 +58,7 @@ def openvino(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing fixes the shapes, which is what is wanted
             graph = ov.convert_model(function, example_input=tensors, input=shapes)
-        _stand_in(module, ov.compile_model(graph, "CPU", options))
+        stand_in(module, ov.compile_model(graph, "CPU", options))
     yield
 
 
@@ -110,8 +109,8 @@ def positional(
     return Positional().eval(), tuple(values[index] for index in places)
 
 
-def _stand_in(module: torch.nn.Module, compiled_model: Any) -> None:
-    """Give one module OpenVINO's computation for a forward."""
+def stand_in(module: torch.nn.Module, compiled_model: Any) -> None:
+    """Give one module another's computation for a forward: arrays in, a sequence of arrays out."""
     import torch
 
     def forward(*args: Any, **kwargs: Any) -> Any:

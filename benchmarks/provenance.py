@@ -48,6 +48,11 @@ def slug(name: str, cores: int) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{words} {cores} cores").strip("-")
 
 
+def file_name(workload: str) -> str:
+    """A workload's part of a file's name: letters, digits, dots and dashes."""
+    return re.sub(r"[^\w.-]+", "-", workload).strip("-.")
+
+
 def versions() -> dict[str, str]:
     """Python's version, and those of the packages that were there."""
     found = {"python": platform.python_version()}

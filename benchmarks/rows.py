@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SCHEMA = 1
-STATUSES = ("ok", "did nothing", "skipped", "wrong", "failed")
+STATUSES = ("ok", "did nothing", "skipped", "wrong", "failed", "out of memory")
 
 
 @dataclass
@@ -26,7 +26,9 @@ class Row:
 
     Times are in seconds per `unit`, memory in bytes, `error` is the relative L2 distance of the
     output from stock fp32, `stolen` the largest share of the processors that a virtual machine's
-    host kept during a sample of these or of stock's. A value that was not measured is None.
+    host kept during a sample of these or of stock's. `canary_seconds` are what a fixed workload
+    took between the samples, `stages` seconds per unit from calls of their own. A value that was
+    not measured is None.
     """
 
     workload: str
@@ -43,6 +45,8 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     baseline_seconds: list[float] = field(default_factory=list)
     stolen: float | None = None
+    canary_seconds: list[float] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
     setup_seconds: float | None = None
     calls_per_picture: int = 1
     target_seconds: float | None = None
@@ -60,7 +64,11 @@ class Row:
         "median",
         "interquartile_range",
         "noisy",
+        "drift",
+        "per_second",
         "speedup",
+        "speedup_low",
+        "speedup_high",
         "matmul_share",
         "pays_after",
     )
@@ -78,11 +86,24 @@ class Row:
 
     @property
     def noisy(self) -> bool:
-        """Whether these samples, or stock's beside them, spread above 10% or were disturbed."""
-        if (self.stolen or 0.0) > samples.STOLEN:
+        """Whether these samples, or stock's beside them, spread above 10% or were disturbed.
+
+        Disturbed: the host took processors, or the machine's speed drifted meanwhile.
+        """
+        if (self.stolen or 0.0) > samples.STOLEN or self.drift > samples.DRIFT:
             return True
         taken = [each for each in (self.seconds, self.baseline_seconds) if each]
         return any(samples.is_noisy(each) for each in taken)
+
+    @property
+    def drift(self) -> float:
+        """How much the slowest reading of the canary exceeds the fastest; 0 without readings."""
+        return samples.drift(self.canary_seconds)
+
+    @property
+    def per_second(self) -> float | None:
+        """Units a second."""
+        return 1 / samples.median(self.seconds) if self.seconds else None
 
     @property
     def speedup(self) -> float | None:
@@ -90,6 +111,18 @@ class Row:
         if not (self.seconds and self.baseline_seconds):
             return None
         return samples.median(self.baseline_seconds) / samples.median(self.seconds)
+
+    @property
+    def speedup_low(self) -> float | None:
+        """The lower end of the 95% interval of the speed-up, from the ratio in each round."""
+        ratios = self._ratios()
+        return samples.median_interval(ratios)[0] if ratios else None
+
+    @property
+    def speedup_high(self) -> float | None:
+        """The upper end of it."""
+        ratios = self._ratios()
+        return samples.median_interval(ratios)[1] if ratios else None
 
     @property
     def matmul_share(self) -> float | None:
@@ -106,6 +139,11 @@ class Row:
         stock, faster = samples.median(self.baseline_seconds), samples.median(self.seconds)
         pictures = samples.pays_after(self.setup_seconds, stock, faster, self.calls_per_picture)
         return _number(pictures)
+
+    def _ratios(self) -> list[float]:
+        """Stock's sample over this rung's, round by round."""
+        pairs = zip(self.baseline_seconds, self.seconds, strict=False)
+        return [stock / own for stock, own in pairs]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the fields, and for readers of the JSON what follows from them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sdaccel
@@ -17,6 +17,8 @@ from .families import cast
 from .workloads import Workload
 
 BASELINE = "stock-fp32"
+STAND_IN = "stock-16bit"
+"""What the others are held against where stock in fp32 has no room."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Opened:
     `around` sets for a while what belongs to the whole process, so that the samples of other rungs
     go without it; `passes` tells what a plan did; `signature` is equal for two rungs that do the
     same, empty for one that does nothing; with `fixed_shapes` it takes the workload's inputs alone;
-    `dtype` is what it computes in, where that is not its weights'.
+    `dtype` is what it computes in, where that is not its weights'; `workload` what it runs in the
+    place of the one that was asked for, such as fewer steps.
     """
 
     pipe: Any
@@ -36,6 +39,7 @@ class Opened:
     signature: object = None
     fixed_shapes: bool = False
     dtype: str | None = None
+    workload: Workload | None = None
 
     def surroundings(self) -> AbstractContextManager[object]:
         """What `around` gives, or nothing."""
@@ -44,7 +48,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to run a workload: "stock", a "peer" or a "plan". `open` may raise `Skip`."""
+    """One way to run a workload; its kind is "stock", "peer", "plan" or "control".
+
+    `open` may raise `Skip`.
+    """
 
     name: str
     kind: str
@@ -54,17 +61,46 @@ class Rung:
 
 def rung(name: str) -> Rung:
     """A rung by its name, or any plan expression; raises `BenchmarkError` for anything else."""
-    for each in _STOCK_AND_PEERS:
-        if each.name == name:
-            return each
+    from .controls import fewer_steps
+    from .peer_rungs import PEERS
+
+    known = {each.name: each for each in (*_STOCK_AND_PEERS, *PEERS)}
+    found = known.get(name) or fewer_steps(name)
+    if found is not None:
+        return found
     try:
         plan = sdaccel.Plan.of(name)
     except PlanError as error:
-        names = ", ".join(each.name for each in _STOCK_AND_PEERS)
         raise BenchmarkError(
-            f"There is no rung '{name}': choose from {names}, or a plan."
+            f"There is no rung '{name}': choose from {', '.join(known)}, fewer-steps-N, or a plan."
         ) from error
     return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, workload, plan))
+
+
+def each_pass(expression: str) -> list[Rung]:
+    """The passes of a plan added one at a time, in the order in which they are applied.
+
+    What a pass needs comes with it. Raises `BenchmarkError` for no plan, and for one from a file:
+    its passes may have options, which no expression has.
+    """
+    if expression.endswith(".json"):
+        raise BenchmarkError(
+            f"'{expression}' is a file: passes are added one at a time of a named plan, or of an "
+            "expression such as lossless+precision."
+        )
+    whole = rung(expression)
+    if whole.kind != "plan":
+        raise BenchmarkError(f"'{expression}' is no plan: choose from {', '.join(PLANS)}.")
+    rungs: list[Rung] = []
+    name, added = "none", list[str]()
+    for each in sdaccel.Plan.of(expression).passes:
+        name, added = f"{name}+{each.name}", [*added, each.name]
+        try:
+            rungs.append(replace(rung(name), summary=f"adds {' and '.join(added)}"))
+        except BenchmarkError:
+            continue
+        added = []
+    return rungs
 
 
 @contextmanager
@@ -74,7 +110,7 @@ def _plan(pipe: Any, workload: Workload, plan: sdaccel.Plan) -> Iterator[Opened]
     On a GPU it is in 16 bit before: nobody draws in fp32 there.
     """
     if pipe.device.type == "cuda":
-        _to_fast_dtype(pipe, workload.networks)
+        to_fast_dtype(pipe, workload.networks_of(pipe))
     around = _allocator_on(pipe.device) if "allocator" in plan else None
     sdaccel.accelerate(pipe, plan.override(allocator=False) if around else plan)
 
@@ -127,7 +163,7 @@ def _stock(pipe: Any, workload: Workload) -> Iterator[Opened]:
 
 @contextmanager
 def _stock_16bit(pipe: Any, workload: Workload) -> Iterator[Opened]:
-    _to_fast_dtype(pipe, workload.networks, required=True)
+    to_fast_dtype(pipe, workload.networks_of(pipe), required=True)
     yield Opened(pipe, "lower precision")
 
 
@@ -138,8 +174,8 @@ def _compile(
     around = _allocator_on(pipe.device) if allocator else None
     if allocator and around is None:
         raise Skip("The allocator can't be set here, so this is torch-compile-freezing.")
-    _to_fast_dtype(pipe, workload.networks)
-    with peers.compiled(pipe, workload.networks, freezing):
+    to_fast_dtype(pipe, workload.networks_of(pipe))
+    with peers.compiled(pipe, workload.networks_of(pipe), freezing):
         yield Opened(pipe, around=around)
 
 
@@ -149,13 +185,28 @@ def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
         raise Skip("OpenVINO is measured on CPUs alone.")
     dtype = str(device.faster_dtype("cpu").dtype).removeprefix("torch.")
     precision = {"bfloat16": "bf16", "float16": "f16"}.get(dtype, "f32")
-    with peers.openvino(pipe, workload.networks, workload.prepare(pipe), precision):
+    with peers.openvino(pipe, workload.networks_of(pipe), workload.prepare(pipe), precision):
         effect = "exact" if precision == "f32" else "lower precision"
         yield Opened(pipe, effect, fixed_shapes=True, dtype=dtype)
 
 
-def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> None:
-    """Cast the networks to the 16-bit type that this machine computes faster, channels-last.
+def in_16_bit(workload: Workload) -> Any:
+    """The stock pipe in a GPU's 16-bit type, cast before it moves there; `Skip` without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Skip("It is stock's stand-in on a GPU that has no room for fp32.")
+    pipe = workload.build()
+    to_fast_dtype(pipe, workload.networks_of(pipe), required=True, where="cuda")
+    return pipe.to("cuda")
+
+
+def to_fast_dtype(
+    pipe: Any, names: Sequence[str], required: bool = False, where: str | None = None
+) -> None:
+    """Cast the networks to the 16-bit type that a device computes faster, channels-last.
+
+    The device is the pipe's, or `where` it is about to go.
 
     What diffusers keeps in fp32 stays so. Text encoders go with them, since networks expect what
     those give in their own dtype.
@@ -164,7 +215,7 @@ def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> N
     """
     import torch
 
-    choice = device.faster_dtype(pipe.device)
+    choice = device.faster_dtype(where or pipe.device)
     if choice.dtype == torch.float32:
         if required:
             raise Skip(f"{choice.reason[0].upper()}{choice.reason[1:]}.")
@@ -180,7 +231,7 @@ def _to_fast_dtype(pipe: Any, names: Sequence[str], required: bool = False) -> N
 
 _STOCK_AND_PEERS = (
     Rung(BASELINE, "stock", "diffusers as it comes", _stock),
-    Rung("stock-16bit", "stock", "16 bit and channels-last", _stock_16bit),
+    Rung(STAND_IN, "stock", "16 bit and channels-last", _stock_16bit),
     Rung("torch-compile", "peer", "each network one graph", _compile),
     Rung(
         "torch-compile-freezing",

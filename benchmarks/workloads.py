@@ -5,14 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sdaccel.target import kind_of
 
 from . import architectures
 from .errors import BenchmarkError
 
 if TYPE_CHECKING:
     import torch
+
+    from .judging import Judge
 
 Call = Callable[[], "torch.Tensor"]
 
@@ -23,8 +27,13 @@ class Workload:
 
     `build` makes the stock pipe in fp32, `prepare` gives the call that is timed, for that pipe or
     any accelerated twin of it: the same inputs each time, the output as an fp32 tensor. `networks`
-    are the pipe's attributes that do the work. A picture takes `calls_per_picture` such calls, and
-    a call runs a network up to `forwards` times, over which errors add up.
+    are the pipe's attributes that do the work, its denoisers and VAE unless given. A picture takes
+    `calls_per_picture` such calls, and a call runs a network up to `forwards` times, over which
+    errors add up.
+
+    A whole generation takes `steps`; `with_steps` gives the same in another number of them, and
+    `judge` draws more pictures, to say how good they are. `source` is what it was asked for by,
+    where that is not its name.
     """
 
     name: str
@@ -32,12 +41,15 @@ class Workload:
     unit: str
     build: Callable[[], Any]
     prepare: Callable[[Any], Call]
-    networks: tuple[str, ...]
+    networks: tuple[str, ...] = ()
     quick: bool = False
     calls_per_picture: int = 1
     forwards: int = 1
+    steps: int | None = None
+    with_steps: Callable[[int], Workload] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    fidelity: Callable[[Any, int], dict[str, float]] | None = None
+    judge: Judge | None = None
+    source: str = ""
 
     def built(self) -> Any:
         """The stock pipe, on the GPU where there is one."""
@@ -46,6 +58,13 @@ class Workload:
         pipe = self.build()
         return pipe.to("cuda") if torch.cuda.is_available() else pipe
 
+    def networks_of(self, pipe: Any) -> tuple[str, ...]:
+        """The names of the pipe's attributes that do the work."""
+        if self.networks:
+            return self.networks
+        kinds = {name: kind_of(name, type(part)) for name, part in pipe.components.items()}
+        return tuple(name for name, kind in kinds.items() if kind in ("denoiser", "vae"))
+
     @property
     def label(self) -> str:
         """The name, with the word "quick" where it is the scaled-down one."""
@@ -53,15 +72,34 @@ class Workload:
 
 
 def workload(name: str, quick: bool = False) -> Workload:
-    """The workload `name`; raises `BenchmarkError`, with the nearest name, where there is none."""
-    from . import denoisers
+    """The workload `name`, or one of the model in a folder, in a file, or on the hub.
 
-    known = [*_MAKERS, *denoisers.DENOISERS]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}."
-        raise BenchmarkError(f"There is no workload '{name}': {hint}")
-    return _MAKERS[name](quick) if name in _MAKERS else denoisers.workload(name, quick)
+    Raises `BenchmarkError`, with the nearest name, where there is none.
+    """
+    from . import autoencoders, denoisers, generations
+
+    if name in _MAKERS:
+        return _MAKERS[name](quick)
+    if name in generations.names():
+        return generations.generation(name, quick)
+    if name in denoisers.DENOISERS:
+        return denoisers.workload(name, quick)
+    if name in autoencoders.AUTOENCODERS:
+        return autoencoders.workload(name, quick)
+    if "/" in name or Path(name).exists():
+        return generations.any_model(name, quick)
+    known = known_names()
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}."
+    raise BenchmarkError(f"There is no workload '{name}': {hint}")
+
+
+def known_names() -> tuple[str, ...]:
+    """The names of all workloads there are."""
+    from . import autoencoders, denoisers, generations
+
+    groups = (_MAKERS, generations.names(), denoisers.DENOISERS, autoencoders.AUTOENCODERS)
+    return tuple(name for group in groups for name in group)
 
 
 def _sd15_unet(quick: bool) -> Workload:
@@ -96,48 +134,11 @@ def _sd15_vae(quick: bool) -> Workload:
     )
 
 
-def _shapes(name: str, denoiser: str, quick: bool) -> Workload:
-    steps = 4 if quick else 25
-    return Workload(
-        name=f"shapes-{name}",
-        summary=f"the embedded pipeline around a {denoiser}, prompt to picture",
-        unit="picture",
-        build=lambda: _load_shapes(name),
-        prepare=lambda pipe: shapes_picture(pipe, name, steps),
-        networks=(denoiser, "vae"),
-        quick=quick,
-        forwards=steps,
-        settings={"steps": steps, "prompt": _PROMPT},
-        fidelity=lambda pipe, prompts: shapes_fidelity(pipe, name, prompts),
-    )
-
-
-def _tiny(quick: bool) -> Workload:
-    steps = 2
-    return Workload(
-        name="tiny",
-        summary="a pipeline that draws in milliseconds, to try the harness itself",
-        unit="picture",
-        build=lambda: architectures.stable_diffusion(
-            architectures.TINY_UNET, architectures.TINY_VAE
-        ),
-        prepare=lambda pipe: tiny_picture(pipe, steps),
-        networks=("unet", "vae"),
-        quick=quick,
-        forwards=steps,
-        settings={"steps": steps},
-    )
-
-
 _MAKERS: Mapping[str, Callable[[bool], Workload]] = {
     "sd15-unet": _sd15_unet,
     "sd15-vae": _sd15_vae,
-    "shapes-unet": partial(_shapes, "unet", "unet"),
-    "shapes-dit": partial(_shapes, "dit", "transformer"),
-    "tiny": _tiny,
 }
 DEFAULT = ("sd15-unet", "sd15-vae", "shapes-unet")
-_PROMPT = "a large red circle above a small blue square on a green background"
 
 
 def unet_forward(pipe: Any, size: int) -> Call:
@@ -146,8 +147,8 @@ def unet_forward(pipe: Any, size: int) -> Call:
 
     config, first = pipe.unet.config, next(pipe.unet.parameters())
     like = {"device": first.device, "dtype": first.dtype}
-    latents = _noise(0, 2, config.in_channels, size, size).to(**like)
-    prompt = _noise(1, 2, 77, config.cross_attention_dim).to(**like)
+    latents = noise(0, 2, config.in_channels, size, size).to(**like)
+    prompt = noise(1, 2, 77, config.cross_attention_dim).to(**like)
     timestep = torch.tensor(500, device=first.device)
 
     def call() -> torch.Tensor:
@@ -164,9 +165,7 @@ def vae_decode(pipe: Any, size: int) -> Call:
     import torch
 
     first = next(pipe.vae.parameters())
-    latents = _noise(0, 1, pipe.vae.config.latent_channels, size, size).to(
-        first.device, first.dtype
-    )
+    latents = noise(0, 1, pipe.vae.config.latent_channels, size, size).to(first.device, first.dtype)
 
     def call() -> torch.Tensor:
         with torch.no_grad():
@@ -176,61 +175,8 @@ def vae_decode(pipe: Any, size: int) -> Call:
     return call
 
 
-def shapes_picture(pipe: Any, name: str, steps: int) -> Call:
-    """One picture of an embedded pipeline, called as it is made for: (1, 3, H, W) in 0..1."""
-    from sdaccel import shapes
-
-    settings = {**shapes.call_defaults(name), "num_inference_steps": steps}
-    return _picture(pipe, prompt=_PROMPT, **settings)
-
-
-def tiny_picture(pipe: Any, steps: int) -> Call:
-    """One picture of the tiny pipeline, guidance batch of 2: (1, 3, 16, 16) in 0..1."""
-    width = pipe.unet.config.cross_attention_dim
-    first = next(pipe.unet.parameters())
-    embeddings = [_noise(seed, 1, 16, width).to(first.device, first.dtype) for seed in (1, 2)]
-    return _picture(
-        pipe,
-        prompt_embeds=embeddings[0],
-        negative_prompt_embeds=embeddings[1],
-        num_inference_steps=steps,
-    )
-
-
-def shapes_fidelity(pipe: Any, name: str, prompts: int) -> dict[str, float]:
-    """Prompt fidelity over the first held-out prompts: the share, its 95% interval, the number."""
-    from sdaccel import shapes
-
-    settings = shapes.call_defaults(name)
-    found = shapes.prompt_fidelity(pipe, count=prompts, progress=False, **settings)
-    return {
-        "fidelity": found.share,
-        "fidelity_low": found.low,
-        "fidelity_high": found.high,
-        "prompts": found.total,
-    }
-
-
-def _load_shapes(name: str) -> Any:
-    from sdaccel import shapes
-
-    pipe = shapes.load(name)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def _picture(pipe: Any, **arguments: Any) -> Call:
-    import torch
-
-    def call() -> torch.Tensor:
-        generator = torch.Generator().manual_seed(0)
-        images: torch.Tensor = pipe(**arguments, generator=generator, output_type="pt").images
-        return images.float()
-
-    return call
-
-
-def _noise(seed: int, *shape: int) -> torch.Tensor:
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    """Normal numbers in fp32 on the CPU, the same for a seed."""
     import torch
 
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""The command line: `sdaccel generate`, `doctor`, `report`, `fidelity`, `compare` and `bench`."""
+"""The command line: `sdaccel generate`, `compare`, `bench`, `profile` and others."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sdaccel.benchmarks import overheads, provenance
+from sdaccel.benchmarks import command, overheads, provenance
 from sdaccel.benchmarks.__main__ import BAD_INPUT, INTERRUPTED, main
 from sdaccel.benchmarks.alone import measure_alone
 from sdaccel.benchmarks.errors import BenchmarkError
@@ -17,7 +19,8 @@ from sdaccel.benchmarks.workloads import workload
 
 
 def run_tiny(folder: Path, *rungs: str) -> int:
-    options = ["--repeats", "2", "--prompts", "0", "--no-memory", "--output", str(folder)]
+    left_out = ["--prompts", "0", "--no-memory", "--no-stages", "--no-controls"]
+    options = ["--repeats", "2", *left_out, "--output", str(folder)]
     return main(["--workload", "tiny", "--rungs", *rungs, *options])
 
 
@@ -43,6 +46,11 @@ def test_a_run_leaves_one_file_under_the_machines_name_and_shows_it(
     [
         (["--workload", "sd15-unett"], "did you mean 'sd15-unet'?"),
         (["--rungs", "loossless"], "There is no rung 'loossless'"),
+        (["--rungs", "fewer-steps-0"], "it takes at least one step"),
+        (["--each-pass", "loossless"], "There is no rung 'loossless'"),
+        (["--each-pass", "torch-compile"], "'torch-compile' is no plan"),
+        (["--each-pass", "plan.json"], "'plan.json' is a file"),
+        (["--model", "./nowhere"], "There is no model './nowhere'"),
         (["show", "nowhere.json"], "nowhere.json can't be read"),
     ],
 )
@@ -73,6 +81,40 @@ def test_an_interrupt_keeps_the_rows_so_far(
     assert [row.rung for row in Results.read(path).rows] == ["stock-fp32", "none+memory_format"]
 
 
+def test_several_workloads_are_measured_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def start(words: list[str]) -> subprocess.CompletedProcess[bytes]:
+        started.append(words[3:])
+        return subprocess.CompletedProcess(words, 0 if len(started) == 1 else 1)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    given = ["--workload", "tiny", "sd15-unet", "--quick", "--output", str(tmp_path)]
+    assert main([*given, "--budget", "50"]) == 1, "the worst of the exit codes"
+    parsed = [command.parser().parse_args(words) for words in started]
+    assert [each.workload for each in parsed] == [["tiny"], ["sd15-unet"]]
+    assert all(each.quick and each.output == tmp_path and each.budget <= 50 for each in parsed)
+
+
+def test_a_workload_that_is_killed_is_told_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = iter([-9, 0])
+    monkeypatch.setattr(
+        subprocess, "run", lambda words: subprocess.CompletedProcess(words, next(codes))
+    )
+    assert main(["--workload", "tiny", "sd15-unet"]) == 1
+    assert "tiny was ended by signal 9; its rows so far are kept." in capsys.readouterr().err
+
+
+def test_all_is_every_workload_there_is() -> None:
+    chosen = command.workloads_of(command.parser().parse_args(["--workload", "all"]))
+    assert {"sd15-unet", "shapes-dit", "flux-dev", "wan2.1-vae", "overheads"} <= set(chosen)
+    assert len(chosen) == len(set(chosen))
+
+
 def test_memory_of_a_rung_alone_is_printed_for_the_run_that_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -83,8 +125,9 @@ def test_memory_of_a_rung_alone_is_printed_for_the_run_that_asked(
 
 
 def test_why_memory_could_not_be_measured_is_told() -> None:
+    nowhere = replace(workload("tiny"), name="tinny")
     with pytest.raises(BenchmarkError, match="There is no workload 'tinny'"):
-        measure_alone("tinny", "stock-fp32", False)
+        measure_alone(nowhere, "stock-fp32")
 
 
 def test_importing_sdaccel_leaves_torch_alone() -> None:
@@ -107,3 +150,4 @@ def test_a_machines_folder_is_plain() -> None:
     name = "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
     assert provenance.slug(name, 2) == "intel-xeon-platinum-8481c-cpu-2-70ghz-2-cores"
     assert provenance.slug("NVIDIA H200", 16) == "nvidia-h200-16-cores"
+    assert provenance.file_name("a/model of mine") == "a-model-of-mine"

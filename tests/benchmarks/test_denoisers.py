@@ -24,6 +24,7 @@ BILLIONS = {
     "sana-1.6b": 1.60,
     "qwen-image": 20.43,
     "z-image": 6.15,
+    "animatediff": 1.31,
     "cogvideox-2b": 1.69,
     "cogvideox-5b": 5.57,
     "ltx-video": 1.92,

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from sdaccel import device
+from sdaccel.benchmarks import ladder as ladder_module
 from sdaccel.benchmarks import measure
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
+from sdaccel.benchmarks.judging import Judge
 from sdaccel.benchmarks.ladder import Ladder, Options
 from sdaccel.benchmarks.rows import Row
 from sdaccel.benchmarks.rungs import Opened, Rung, rung
+from sdaccel.benchmarks.stages import STAGES
 from sdaccel.benchmarks.workloads import Workload, workload
+from sdaccel.quality.metrics import Drawing
 
-QUICKLY = Options(rounds=2, memory=False)
+QUICKLY = Options(rounds=2, memory=False, stages=False, controls=False)
 
 
 def planted(
@@ -118,22 +123,27 @@ def test_a_rung_that_fails_or_skips_leaves_a_row_and_the_rest_goes_on() -> None:
     assert rows["stock-fp32"].seconds
 
 
-def test_a_rung_of_fixed_shapes_is_not_asked_for_several_pictures_at_once() -> None:
-    @contextmanager
-    def fixed(pipe: Any, chosen: Workload) -> Iterator[Opened]:
-        yield Opened(pipe, fixed_shapes=True)
+class Counting(Judge):
+    """Draws nothing, and counts how often it was asked to."""
 
-    judged: list[Any] = []
+    asked: ClassVar[list[Any]] = []
 
-    def judge(pipe: Any, count: int) -> dict[str, float]:
-        judged.append(pipe)
-        return {}
+    def draw(self, pipe: Any, count: int) -> list[Any]:
+        self.asked.append(pipe)
+        return [Drawing(torch.full((8, 8, 3), 0.1 * len(self.asked)).numpy())] * count
 
-    judging = replace(workload("tiny"), fidelity=judge)
-    ladder = Ladder(judging, Options(rounds=1, prompts=4, memory=False))
-    rows = {row.rung: row for row in ladder.climb([Rung("fixed", "peer", "", fixed)])}
-    assert len(judged) == 1, "stock's alone"
-    assert any("no prompt fidelity" in note for note in rows["fixed"].notes)
+
+def test_pictures_are_judged_beside_stocks_but_not_at_fixed_shapes() -> None:
+    Counting.asked.clear()
+    judging = replace(workload("tiny"), judge=Counting("tiny", 2))
+    ladder = Ladder(judging, replace(QUICKLY, prompts=2))
+    fixed = planted("fixed", scale_a_weight, "approximate", fixed_shapes=True)
+    rough = planted("rough", scale_a_weight, "approximate")
+    rows = {row.rung: row for row in ladder.climb([fixed, rough])}
+    assert len(Counting.asked) == 2, "stock's and the rough one's"
+    assert any("not judged" in note for note in rows["fixed"].notes)
+    assert rows["rough"].quality["psnr"] == pytest.approx(20, abs=0.1)
+    assert rows["rough"].quality["prompts"] == 2
 
 
 def test_a_plan_that_does_nothing_says_so() -> None:
@@ -149,6 +159,105 @@ def test_a_plan_that_does_what_another_did_is_not_measured_twice() -> None:
     assert "The same as none+memory_format" in again.reason
 
 
+@pytest.mark.parametrize("moment", ["opening", "timing"])
+def test_a_lack_of_memory_is_recorded_as_such_and_the_rest_goes_on(moment: str) -> None:
+    def exhaust(pipe: Any) -> None:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+        if moment == "opening":
+            forward()
+        calls = iter(range(4))
+        before = pipe.unet.forward
+        pipe.unet.forward = lambda *args, **kwargs: (
+            before if next(calls, None) is not None else forward
+        )(*args, **kwargs)
+
+    rows = climb(planted("large", exhaust), planted("fine", id))
+    assert rows["large"].status == "out of memory"
+    assert "Tried to allocate 20.00 GiB" in rows["large"].reason
+    assert rows["fine"].status == "ok"
+
+
+def test_a_rung_that_fails_when_it_is_taken_off_does_not_stop_the_run() -> None:
+    @contextmanager
+    def opened(pipe: Any, chosen: Workload) -> Iterator[Opened]:
+        yield Opened(pipe)
+        raise RuntimeError("no way back")
+
+    rows = climb(Rung("sticky", "peer", "", opened), planted("fine", id))
+    assert (rows["sticky"].status, rows["sticky"].reason) == ("failed", "RuntimeError: no way back")
+    assert rows["fine"].status == "ok"
+
+
+def test_stock_without_room_is_one_row_and_no_error() -> None:
+    def build() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    ladder = Ladder(replace(workload("tiny"), build=build), QUICKLY)
+    found = [(row.rung, row.status) for row in ladder.climb([rung("eager")])]
+    assert found == [("stock-fp32", "out of memory"), ("stock-16bit", "skipped")]
+
+
+def test_stock_in_16_bit_takes_the_place_of_stock_without_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(
+        ladder_module, "in_16_bit", lambda _: workload("tiny").build().to(torch.bfloat16)
+    )
+    ladder = Ladder(replace(workload("tiny"), build=build), QUICKLY)
+    rows = {row.rung: row for row in ladder.climb([rung("stock-16bit"), planted("one", id)])}
+    assert list(rows) == ["stock-fp32", "stock-16bit", "one"]
+    assert rows["stock-fp32"].status == "out of memory"
+    stock, one = rows["stock-16bit"], rows["one"]
+    assert (stock.dtype, one.dtype) == ("bfloat16", "bfloat16")
+    assert stock.error is None
+    assert one.error == 0.0
+    assert one.error_limit is None, "stock's own error is not known"
+    assert len(one.baseline_seconds) == len(stock.seconds) == QUICKLY.rounds
+
+
+def test_a_peer_that_draws_what_stock_draws_and_no_faster_did_nothing() -> None:
+    idle = replace(planted("idle", id), kind="peer")
+
+    def slow_down(pipe: Any) -> None:
+        before = pipe.unet.forward
+        pipe.unet.forward = lambda *args, **kwargs: (time.sleep(0.05), before(*args, **kwargs))[1]
+
+    slower = replace(planted("slower", slow_down), kind="peer")
+    rows = climb(idle, slower, options=replace(QUICKLY, rounds=6))
+    assert rows["slower"].status == "did nothing"
+    assert "to the bit" in rows["slower"].reason
+    assert rows["idle"].speedup is not None
+
+
+def test_stages_and_controls_stand_beside_what_is_approximate() -> None:
+    def skip_the_unet(pipe: Any) -> None:
+        def forward(latents: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
+            return (latents,)
+
+        pipe.unet.forward = forward
+
+    options = replace(QUICKLY, stages=True, controls=True)
+    rows = climb(planted("skipping", skip_the_unet, "approximate"), options=options)
+    assert list(rows) == ["stock-fp32", "skipping", "fewer-steps-1"]
+    assert rows["fewer-steps-1"].kind == "control"
+    assert rows["fewer-steps-1"].quality["psnr"] < 60
+    for row in rows.values():
+        assert set(row.stages) == set(STAGES)
+        assert row.stages["denoiser"] > 0
+        assert row.canary_seconds
+
+
+def test_no_rung_begins_when_the_time_is_used_up() -> None:
+    rows = climb(planted("late", id), options=replace(QUICKLY, deadline=0.0))
+    assert rows["late"].status == "skipped"
+    assert "used up" in rows["late"].reason
+
+
 def test_a_rung_that_writes_into_stocks_weights_stops_the_run() -> None:
     def vandalise(pipe: Any) -> None:
         pipe.unet.conv_in.weight.data.mul_(1.1)
@@ -158,7 +267,7 @@ def test_a_rung_that_writes_into_stocks_weights_stops_the_run() -> None:
 
 
 def test_rungs_measured_together_share_the_rounds_with_stock() -> None:
-    options = Options(rounds=2, memory=False, together=True)
+    options = replace(QUICKLY, together=True)
     rows = climb(planted("one", id), planted("two", id), options=options)
     assert rows["one"].baseline_seconds == rows["two"].baseline_seconds
     assert len(rows["stock-fp32"].seconds) == 2

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from sdaccel.benchmarks import measure
+from sdaccel.benchmarks.canary import Canary
+from sdaccel.benchmarks.memory import out_of_memory
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +108,32 @@ def test_each_output_is_shown_to_the_check() -> None:
     output = torch.ones(1)
     measure.interleave({"A": measure.Trial(lambda: output, check=seen.append)}, rounds=2)
     assert seen == [output, output]
+
+
+def test_the_canary_sings_whenever_another_turn_comes() -> None:
+    readings = iter([0.1, 0.2, 0.3, 0.4])
+    trial = measure.Trial(lambda: torch.zeros(1))
+    taken = measure.interleave({"A": trial, "B": trial}, 3, canary=lambda: next(readings))
+    assert [each.canary for each in taken["A"]] == [0.1, 0.3, 0.3]
+    assert [each.canary for each in taken["B"]] == [0.2, 0.2, 0.4]
+
+
+def test_a_canary_times_the_same_product_each_time() -> None:
+    canary = Canary(torch.device("cpu"))
+    assert canary() > 0
+    first = canary._product.clone()
+    canary()
+    assert torch.equal(canary._product, first)
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error: Exception, lacking: bool) -> None:
+    assert out_of_memory(error) is lacking

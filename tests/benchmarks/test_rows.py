@@ -55,6 +55,26 @@ def test_a_row_tells_what_follows_from_its_samples() -> None:
     assert not row.noisy
 
 
+def test_the_interval_of_a_speed_up_is_that_of_the_rounds_ratios() -> None:
+    row = a_row()
+    row.baseline_seconds = [2.0, 2.2, 1.9, 2.1]
+    assert row.per_second == 1.0
+    assert row.speedup_low == pytest.approx(1.9 / 0.98)
+    assert row.speedup_high == pytest.approx(2.2 / 1.02)
+    row.baseline_seconds = []
+    assert row.speedup_low is None
+    assert row.speedup_high is None
+
+
+def test_a_row_during_which_the_machine_drifted_is_flagged() -> None:
+    row = a_row()
+    row.canary_seconds = [0.100, 0.105, 0.101]
+    assert row.drift == pytest.approx(0.05)
+    assert not row.noisy
+    row.canary_seconds = [0.100, 0.115]
+    assert row.noisy
+
+
 def test_a_row_that_the_host_disturbed_is_flagged() -> None:
     row = a_row()
     row.stolen = 0.01

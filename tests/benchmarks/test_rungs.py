@@ -88,7 +88,7 @@ def test_openvino_is_skipped_with_a_way_to_get_it_where_it_is_missing(
     pipe = tiny.build()
     with (
         pytest.raises(Skip, match=r"requirements/peers\.txt"),
-        peers.openvino(pipe, tiny.networks, tiny.prepare(pipe), "f32"),
+        peers.openvino(pipe, tiny.networks_of(pipe), tiny.prepare(pipe), "f32"),
     ):
         pass
 
@@ -96,7 +96,7 @@ def test_openvino_is_skipped_with_a_way_to_get_it_where_it_is_missing(
 def test_a_network_becomes_a_function_of_its_tensors() -> None:
     tiny = workload("tiny")
     pipe = tiny.build()
-    modules = peers.networks(pipe, tiny.networks)
+    modules = peers.networks(pipe, tiny.networks_of(pipe))
     seen = peers.first_arguments(modules, tiny.prepare(pipe))
     assert list(seen) == [pipe.unet, pipe.vae.decoder]
     for module, (args, kwargs) in seen.items():

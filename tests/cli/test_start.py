@@ -38,7 +38,7 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
         main(["--help"])
     said = capsys.readouterr().out
     assert left.value.code == 0
-    for word in ("generate", "doctor", "report", "fidelity", "compare", "bench"):
+    for word in ("generate", "doctor", "report", "fidelity", "compare", "bench", "profile"):
         assert re.search(rf"^ +{word} ", said, re.MULTILINE)
     codes = {int(code) for code in re.findall(r"^  (\d+) +\w", said, re.MULTILINE)}
     assert codes == {0, 1, 2, 3, 4, 5, 6, 130}

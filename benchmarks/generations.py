@@ -1,0 +1,143 @@
+"""Whole generations as workloads, prompt to picture or clip: the embedded models, and any other."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdaccel.errors import ModelNotFoundError
+
+from . import architectures
+from .errors import BenchmarkError
+from .judging import PROMPTS, Judge
+from .workloads import Call, Workload, noise
+
+if TYPE_CHECKING:
+    import torch
+
+TINY = "tiny"
+_SHAPES = "shapes-"
+_PROMPT = "a large red circle above a small blue square on a green background"
+_STEPS, _QUICK_STEPS = 25, 4
+
+
+def names() -> tuple[str, ...]:
+    """The generations that have names: the embedded models there are, and one to try things on."""
+    from sdaccel import shapes
+
+    return (*(f"{_SHAPES}{name}" for name in shapes.names()), TINY)
+
+
+def generation(name: str, quick: bool) -> Workload:
+    """The generation of this name of `names`."""
+    return tiny(quick) if name == TINY else embedded(name, quick)
+
+
+def embedded(name: str, quick: bool, steps: int | None = None) -> Workload:
+    """An embedded model, called as it is made for: in its own number of steps, 4 when quick.
+
+    Its pictures are judged in its own number of steps, whatever is timed, unless `steps` are given.
+    """
+    from sdaccel import shapes
+
+    defaults = shapes.call_defaults(name.removeprefix(_SHAPES))
+    usual = int(defaults.get("num_inference_steps", _STEPS))
+    count = steps or (_QUICK_STEPS if quick else usual)
+    clip = "num_frames" in defaults
+    prompt = shapes.clip_prompts(1, "held-out")[0] if clip else _PROMPT
+    arguments = {"prompt": prompt, **defaults, "num_inference_steps": count}
+    return Workload(
+        name=name,
+        summary="an embedded pipeline, prompt to picture or clip",
+        unit="clip" if clip else "picture",
+        build=lambda: _load(name),
+        prepare=lambda pipe: _drawing(pipe, arguments),
+        quick=quick,
+        forwards=count,
+        steps=count,
+        with_steps=partial(embedded, name, quick),
+        settings={"steps": count, "prompt": prompt},
+        judge=Judge(name, steps or usual),
+    )
+
+
+def any_model(source: str, quick: bool, steps: int | None = None) -> Workload:
+    """Any model by its hub id, its folder or its file: one picture or clip of its default size.
+
+    Raises `BenchmarkError` for what can't name a model.
+    """
+    from sdaccel.pipelines.loading import check_name
+
+    try:
+        check_name(source)
+    except ModelNotFoundError as error:
+        raise BenchmarkError(str(error)) from error
+    count = steps or (_QUICK_STEPS if quick else _STEPS)
+    path = Path(source)
+    return Workload(
+        name=path.resolve().stem if path.exists() else source.replace("/", "--"),
+        summary="prompt to picture or clip, as the pipeline draws unless told otherwise",
+        unit="picture",
+        build=lambda: _load(source),
+        prepare=lambda pipe: _drawing(pipe, {"prompt": PROMPTS[0], "num_inference_steps": count}),
+        quick=quick,
+        forwards=count,
+        steps=count,
+        with_steps=partial(any_model, source, quick),
+        settings={"steps": count, "prompt": PROMPTS[0]},
+        judge=Judge(source, count),
+        source=source,
+    )
+
+
+def tiny(quick: bool, steps: int | None = None) -> Workload:
+    """A pipeline that draws in milliseconds from embeddings, guidance batch of 2: 16x16 pixels."""
+    count = steps or 2
+    return Workload(
+        name=TINY,
+        summary="a pipeline that draws in milliseconds, to try the harness itself",
+        unit="picture",
+        build=lambda: architectures.stable_diffusion(
+            architectures.TINY_UNET, architectures.TINY_VAE
+        ),
+        prepare=lambda pipe: _tiny_drawing(pipe, count),
+        quick=quick,
+        forwards=count,
+        steps=count,
+        with_steps=partial(tiny, quick),
+        settings={"steps": count},
+    )
+
+
+def _tiny_drawing(pipe: Any, steps: int) -> Call:
+    first = next(pipe.unet.parameters())
+    shape = (1, 16, pipe.unet.config.cross_attention_dim)
+    prompt, negative = (noise(seed, *shape).to(first.device, first.dtype) for seed in (1, 2))
+    arguments = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    return _drawing(pipe, {**arguments, "num_inference_steps": steps})
+
+
+def _load(name: str) -> Any:
+    """The stock pipeline; raises `BenchmarkError` where there is none."""
+    from sdaccel.pipelines.loading import load_pipeline
+
+    try:
+        pipe = load_pipeline(name)
+    except ModelNotFoundError as error:
+        raise BenchmarkError(str(error)) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _drawing(pipe: Any, arguments: dict[str, Any]) -> Call:
+    """A call that draws from the same noise: (1, 3, H, W) or (1, frames, 3, H, W) in 0..1, fp32."""
+    import torch
+
+    def call() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        output = pipe(**arguments, generator=generator, output_type="pt")
+        drawn: torch.Tensor = output.images if hasattr(output, "images") else output.frames
+        return drawn.float()
+
+    return call

@@ -1,0 +1,93 @@
+"""Whole generations as workloads: the embedded models, and one from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdaccel.benchmarks.controls import fewer_steps, missing
+from sdaccel.benchmarks.errors import BenchmarkError, Skip
+from sdaccel.benchmarks.rows import Row
+from sdaccel.benchmarks.workloads import workload
+
+
+def test_every_embedded_model_is_a_workload_with_its_own_steps() -> None:
+    from sdaccel import shapes
+
+    for name in shapes.names():
+        chosen = workload(f"shapes-{name}")
+        assert chosen.steps == shapes.call_defaults(name)["num_inference_steps"]
+        quick = workload(f"shapes-{name}", quick=True)
+        assert quick.steps == 4
+        assert quick.judge is not None
+        assert quick.judge.steps == chosen.steps, "pictures are judged in all their steps"
+
+
+def test_fewer_steps_are_fewer_calls_of_the_denoiser() -> None:
+    tiny = workload("tiny")
+    pipe = tiny.build()
+    calls: list[object] = []
+    pipe.unet.register_forward_pre_hook(lambda *_: calls.append(None))
+    control = fewer_steps("fewer-steps-1")
+    assert control is not None
+    with control.open(pipe, tiny) as opened:
+        assert opened.workload is not None
+        opened.workload.prepare(opened.pipe)()
+    assert len(calls) == 1
+    tiny.prepare(pipe)()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "reason"),
+    [("fewer-steps-2", "tiny", "no fewer steps than the 2"), ("fewer-steps-2", "sd15-unet", "One")],
+)
+def test_a_control_is_skipped_where_there_is_nothing_to_leave_out(
+    name: str, chosen: str, reason: str
+) -> None:
+    control = fewer_steps(name)
+    assert control is not None
+    with pytest.raises(Skip, match=reason), control.open(None, workload(chosen)):
+        pass
+
+
+def test_each_approximate_rung_gets_stock_in_the_steps_that_take_its_time() -> None:
+    def row(name: str, effect: str, seconds: float, kind: str = "plan") -> Row:
+        made = Row("shapes-unet", name, kind, effect, "picture")
+        made.seconds, made.baseline_seconds = [seconds], [1.0]
+        return made
+
+    rows = [
+        row("exact", "exact", 0.2),
+        row("half", "approximate", 0.5),
+        row("as-fast", "approximate", 0.51),
+        row("no-faster", "approximate", 0.99),
+        row("fewer-steps-20", "approximate", 0.8, "control"),
+    ]
+    wanted = ["fewer-steps-12", "fewer-steps-13"]
+    assert [each.name for each in missing(rows, workload("shapes-unet"))] == wanted
+    assert missing(rows, workload("sd15-unet")) == []
+
+
+def test_a_model_in_a_folder_is_drawn_and_named_without_its_path(tmp_path: Path) -> None:
+    from sdaccel import shapes
+
+    folder = tmp_path / "my-model"
+    shapes.load("unet").save_pretrained(folder)
+    chosen = workload(str(folder), quick=True)
+    assert (chosen.name, chosen.source, chosen.steps) == ("my-model", str(folder), 4)
+    pipe = chosen.build()
+    assert chosen.networks_of(pipe) == ("vae", "unet")
+    assert chosen.with_steps is not None
+    drawn = chosen.with_steps(1).prepare(pipe)()
+    assert drawn.shape[:2] == (1, 3)
+    assert drawn.dtype == torch.float32
+
+
+def test_a_hub_id_is_a_workload_that_is_loaded_later() -> None:
+    chosen = workload("owner/name")
+    assert (chosen.name, chosen.source) == ("owner--name", "owner/name")
+    with pytest.raises(BenchmarkError, match=r"There is no model '\./nowhere'"):
+        workload("./nowhere")
