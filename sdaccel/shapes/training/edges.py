@@ -28,4 +28,5 @@ def edge_weights(pictures: Tensor) -> Tensor:
 def frame_weights(clips: Tensor) -> Tensor:
     """`edge_weights` of each frame of (B, 3, F, H, W): (B, 1, F, H, W)."""
     weights = edge_weights(clips.transpose(1, 2).flatten(0, 1))
-    return weights.unflatten(0, (len(clips), -1)).transpose(1, 2)
+    unfolded: Tensor = weights.unflatten(0, (len(clips), -1)).transpose(1, 2)
+    return unfolded
