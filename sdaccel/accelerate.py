@@ -146,17 +146,26 @@ class Acceleration:
             events = [*self.events, f"moved to {self.target.device}: the plan was applied anew"]
             return self._succeed(self.plan, events, args, kwargs)
         self._notice_replacements()
-        lossy = [r.name for r in self.records if r.applied and r.effect != Effect.EXACT.value]
-        randomness = guard.Randomness(pipe, args, kwargs) if lossy else None
+        doubtful = self._doubtful()
+        randomness = guard.Randomness(pipe, args, kwargs) if doubtful else None
         result, finite = self._watched(call, args, kwargs)
         if finite:
             return result
         if randomness is None:
             self._tell("A generation ended in NaN or Inf, and only exact passes are applied.")
             return result
-        self._tell(f"A generation ended in NaN or Inf: it runs again without {', '.join(lossy)}.")
+        self._tell(
+            f"A generation ended in NaN or Inf: it runs again without {', '.join(doubtful)}."
+        )
         randomness.rewind()
-        return self._succeed(self.plan.without(*lossy), self.events, args, kwargs)
+        return self._succeed(self.plan.without(*doubtful), self.events, args, kwargs)
+
+    def _doubtful(self) -> list[str]:
+        """The passes that a NaN may come from."""
+        retried = {each.name for each in self.plan.passes if each.retried}
+        applied = [record for record in self.records if record.applied]
+        exact = Effect.EXACT.value
+        return [each.name for each in applied if each.effect != exact or each.name in retried]
 
     def _succeed(
         self, plan: Plan, events: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -50,6 +50,11 @@ class Clock:
         return Clock()
 
     @property
+    def scheduler(self) -> Any:
+        """The scheduler of the generation that is under way; None outside one."""
+        return self._scheduler
+
+    @property
     def total_steps(self) -> int | None:
         """The steps of this generation, img2img's shortened schedules included; None outside one.
 
@@ -85,8 +90,16 @@ class Clock:
         """A component is about to be called: called by its forward pre-hook."""
         self.calls[name] += 1
         self.step_calls[name] += 1
+        self.locate(timestep)
+
+    def locate(self, timestep: Any) -> int:
+        """Where in the scheduler's timesteps this step stands, as far as its address tells it."""
         if self._first is None and self._scheduler is not None:
             self._first = _position(self._scheduler.timesteps, timestep)
+        first = self._first
+        if first is None:
+            first = getattr(self._scheduler, "begin_index", None) or 0
+        return first + self.step
 
     def forget(self) -> None:
         """The pipe's call is over, or was interrupted: hold on to no latents."""

@@ -20,6 +20,7 @@ _CLASSES = {
     "compile": "Compile",
     "fuse": "Fuse",
     "schedulers": "Schedulers",
+    "hoist": "Hoist",
 }
 NAMES = tuple(_CLASSES)
 

@@ -29,7 +29,8 @@ class Pass(ABC):
     """One optimisation. Its dataclass fields are its options; it carries no state of its own.
 
     `order` sorts the passes of a plan (low first), `conflicts` names the passes that can't be in
-    the same plan, `needs` those that must be.
+    the same plan, `needs` those that must be. One that is `retried` is left out when a generation
+    ends in NaN and runs again, as those are that aren't `EXACT`.
     """
 
     name: ClassVar[str]
@@ -38,6 +39,7 @@ class Pass(ABC):
     order: ClassVar[int]
     conflicts: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
+    retried: ClassVar[bool] = False
 
     def refusal(self, target: Target) -> str | None:
         """One sentence on why this pass can't run on `target` at all, or None. Changes nothing."""

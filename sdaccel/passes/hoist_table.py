@@ -1,0 +1,136 @@
+"""What modules put out at every timestep of a schedule, and the row for the step that is on.
+
+A row is found on the device, by the timestep's value: nothing waits for the host, and a timestep
+that no row was computed for gets NaN, never another's row. On a CPU, where looking costs nothing,
+the caller is told instead.
+
+A table that is to spare the device waits in host memory. Its row comes by its place in the
+schedule, and what the device looks at is whether its timestep is the one that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .hoist_plan import Hoisted, HoistPlan, Leaf
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Table:
+    """Rows for `timesteps` (T, ...), each for one dtype's values, on the device or `away` from it.
+
+    `rows` has one tensor (T + 1, values) for each dtype, the last row of NaN; `shared` has by
+    number what does not depend on the timestep after all.
+    """
+
+    timesteps: torch.Tensor
+    plan: HoistPlan
+    away: bool = False
+    rows: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
+    shared: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def computed(
+        cls,
+        plan: HoistPlan,
+        inputs: Sequence[torch.Tensor],
+        time: int,
+        timesteps: torch.Tensor,
+        away: bool = False,
+    ) -> Table:
+        """Run the tape of a plan for all timesteps; raises `TapeError` where that can't be done."""
+        table = cls(timesteps, plan, away)
+        table._make_room()
+        columns = {leaf.number: (leaf.dtype, column) for leaf, column in _columns(plan)}
+
+        def keep(number: int, value: torch.Tensor, batched: bool) -> None:
+            if number not in columns:
+                table.shared[number] = value[0] if batched else value
+                return
+            dtype, columns_of = columns[number]
+            rows = table.rows[dtype][:-1, columns_of]
+            rows.copy_(value.reshape(len(timesteps), -1) if batched else value.reshape(1, -1))
+
+        given = {**plan.given, **dict(zip(plan.inputs, inputs, strict=True))}
+        number = plan.inputs[time]
+        del given[number]
+        plan.tape.run(given, {number: timesteps}, keep)
+        return table
+
+    def _make_room(self) -> None:
+        import torch
+
+        device = self.timesteps.device
+        pinned = self.away and device.type == "cuda"
+        for dtype, count in self.plan.rows().items():
+            shape, where = (len(self.timesteps) + 1, count), "cpu" if self.away else device
+            rows = torch.empty(shape, dtype=dtype, device=where, pin_memory=pinned)
+            rows[-1].fill_(float("nan"))
+            self.rows[dtype] = rows
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes of the device."""
+        rows = [] if self.away else list(self.rows.values())
+        return sum(each.nbytes for each in (*rows, *self.shared.values()))
+
+    def read(self, timestep: torch.Tensor, place: int) -> dict[int, torch.Tensor] | None:
+        """The tensors of a timestep's row, by number; they are nobody else's.
+
+        `place` is where the timestep stands in the schedule. None where the table doesn't have it,
+        as far as that is known without waiting for a device.
+        """
+        same = (self.timesteps == timestep).reshape(len(self.timesteps), -1).all(1)
+        if self.away and not 0 <= place < len(same):
+            return None
+        known = same[place] if self.away else same.any()
+        if known.device.type == "cpu" and not bool(known):
+            return None
+        values = {dtype: self._row(rows, same, known, place) for dtype, rows in self.rows.items()}
+        found = dict(self.shared)
+        for leaf, column in _columns(self.plan):
+            found[leaf.number] = values[leaf.dtype][column].view(leaf.shape)
+        return found
+
+    def _row(self, rows: Any, same: Any, known: Any, place: int) -> torch.Tensor:
+        import torch
+
+        if self.away:
+            row = rows[place].to(same.device, non_blocking=True, copy=True)
+            return torch.where(known, row, float("nan"))
+        index = torch.where(known, same.to(torch.uint8).argmax(), len(same))
+        found: torch.Tensor = rows.index_select(0, index.reshape(1))[0]
+        return found
+
+
+def _columns(plan: HoistPlan) -> Iterator[tuple[Leaf, slice]]:
+    """Where in a row of its dtype each timed tensor stands, one that several calls return once."""
+    starts: dict[Any, int] = {}
+    for leaf in plan.timed_leaves():
+        start = starts.get(leaf.dtype, 0)
+        starts[leaf.dtype] = start + leaf.values
+        yield leaf, slice(start, start + leaf.values)
+
+
+def output_of(hoisted: Hoisted, tensors: Mapping[int, torch.Tensor], device: Any) -> Any:
+    """The output of a hoisted call, from its tensors by number.
+
+    One that nobody reads is a NaN as large as it: whoever did read it would notice.
+    """
+    import torch
+    from torch.utils import _pytree
+
+    def leaf_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Leaf):
+            return leaf
+        if not leaf.needed:
+            nan = torch.full((), float("nan"), dtype=leaf.dtype, device=device)
+            return nan.expand(leaf.shape)
+        return tensors[leaf.number]
+
+    return _pytree.tree_unflatten([leaf_of(each) for each in hoisted.leaves], hoisted.structure)
