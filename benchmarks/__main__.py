@@ -26,9 +26,14 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: all is right, peers apart; 1: a rung failed or is wrong; 2: bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verb = {"show": _show, "alone": _alone, "coverage": _coverage, "self-test": _self_test}.get(
-        given[0] if given else "", _run
-    )
+    verbs = {
+        "show": _show,
+        "alone": _alone,
+        "coverage": _coverage,
+        "hoist": _hoist,
+        "self-test": _self_test,
+    }
+    verb = verbs.get(given[0] if given else "", _run)
     try:
         return verb(given if verb is _run else given[1:])
     except (BenchmarkError, ResultsError) as error:
@@ -167,6 +172,12 @@ def _coverage(given: Sequence[str]) -> int:
     from .coverage import main as cover
 
     return cover(given)
+
+
+def _hoist(given: Sequence[str]) -> int:
+    from .hoist import main as count
+
+    return count(given)
 
 
 def _print(console: Any, results: Results, path: Path) -> None:

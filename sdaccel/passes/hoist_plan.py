@@ -7,9 +7,8 @@ the timestep goes as well.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -244,11 +243,3 @@ def _only_timed(probe: Probe, chosen: set[Call], time: int) -> tuple[torch.nn.Pa
     return tuple(
         each for each in found if isinstance(each, torch.nn.Parameter) and id(each) in owned
     )
-
-
-def names_of(modules: Iterable[torch.nn.Module], model: torch.nn.Module) -> list[str]:
-    """The modules by name, those that differ in numbers alone as one: "12 blocks.*.norm.linear"."""
-    wanted = {id(each) for each in modules}
-    names = [name for name, each in model.named_modules() if id(each) in wanted]
-    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names)
-    return [f"{count} {name}" if count > 1 else name for name, count in counts.items()]

@@ -22,14 +22,20 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from .hoist_operations import (
+    flops_of,
+    is_arbitrary,
+    is_from_python,
+    is_tensor,
+    memory_of,
+    shape_tells,
+    written_by,
+)
 from .hoist_tape import Ref, Step
+from .hoist_watch import attributes_of
 from .standing_in import standing_in
 
-_UNINITIALISED = {
-    *("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"),
-}
 _TO_PYTHON = {"tolist", "numpy", "__array__", "__dlpack__", "__reduce_ex__", "__deepcopy__"}
 _VALUES = (bool, int, float, complex, str, type(None))
 
@@ -68,12 +74,19 @@ class Probe(TorchDispatchMode):
     """Watches one forward; afterwards `calls`, `steps` and `numbered` tell what it was made of.
 
     `varying` are the bits of the inputs that change from step to step, the timestep not among them.
-    `numbered` has the tensors that the latents have no part in, by number; `leaked` the bits of
-    what reached Python; `lost` tells that a tensor came from somewhere unseen.
+    `numbered` has the tensors that the latents have no part in, by number, `outside` those of them
+    that were there before, `attributes` what modules hold beside their weights; `leaked` the bits
+    of what reached Python; `lost` tells that a tensor came from somewhere unseen.
     """
 
-    def __init__(self, inputs: Sequence[torch.Tensor], varying: int) -> None:
+    def __init__(
+        self, model: torch.nn.Module, inputs: Sequence[torch.Tensor], varying: int
+    ) -> None:
         super().__init__()
+        self.model = model
+        self.attributes: dict[int, tuple[Any, Any, torch.Tensor]] = {}
+        self._held = {id(each[2]): each for each in attributes_of(model)}
+        self._weights = {id(each) for each in (*model.parameters(), *model.buffers())}
         self.unknown, self.after_python = 1 << len(inputs), 2 << len(inputs)
         self._never = varying | self.unknown
         self.calls: list[Call] = []
@@ -91,13 +104,13 @@ class Probe(TorchDispatchMode):
         self._time = 0
         self.inputs = [self._number(each, outside=True) for each in inputs]
         for place, each in enumerate(inputs):
-            key = _memory(each)
+            key = memory_of(each)
             self._labels[key] = self._labels.get(key, 0) | 1 << place
 
     @contextmanager
-    def watching(self, model: torch.nn.Module) -> Iterator[Probe]:
-        """Watch what runs inside of the block, the calls of the model's modules by name."""
-        modules = [each for each in model.modules() if each is not model]
+    def watching(self) -> Iterator[Probe]:
+        """Watch what runs inside of the block, and the calls of the model's modules."""
+        modules = [each for each in self.model.modules() if each is not self.model]
         stand_ins = {each: _Recorded(each, each.forward, self) for each in modules}
         with ExitStack() as stack:
             stack.enter_context(standing_in(stand_ins))
@@ -129,7 +142,7 @@ class Probe(TorchDispatchMode):
             call.labels |= each
         if call.whole and not call.labels & self._never:
             call.leaves = [
-                Ref(self._number(each, outside=True)) if _is_tensor(each) else each
+                Ref(self._number(each, outside=True)) if is_tensor(each) else each
                 for each in leaves
             ]
 
@@ -142,34 +155,36 @@ class Probe(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = [each for each in _pytree.tree_leaves((args, kwargs)) if _is_tensor(each)]
+        tensors = [each for each in _pytree.tree_leaves((args, kwargs)) if is_tensor(each)]
         labels = self._after()
         for each in tensors:
             labels |= self._label_of(each)
         if self._has_lost(tensors):
             self.lost, labels = True, labels | self.unknown
-        if torch.Tag.nondeterministic_seeded in func.tags or _name(func) in _UNINITIALISED:
+        if not is_from_python(func) and any(map(self._is_foreign, tensors)):
+            labels |= self.unknown
+        if is_arbitrary(func):
             labels |= self.unknown
         output = func(*args, **kwargs)
         self._time += 1
-        results = [each for each in _pytree.tree_leaves(output) if _is_tensor(each)]
-        written = _written(func, args, kwargs)
+        results = [each for each in _pytree.tree_leaves(output) if is_tensor(each)]
+        written = written_by(func, args, kwargs)
         self._label(tensors, results, written, labels)
         self._write_down(func, args, kwargs, output, (tensors, written), labels)
-        if (tensors and not results and not written) or _shape_tells(func, args):
+        if (tensors and not results and not written) or shape_tells(func, args):
             self.leaked |= labels | (self.after_python if labels else 0)
         return output
 
     def _label(self, tensors: Any, results: Any, written: Any, labels: int) -> None:
-        given = {_memory(each) for each in tensors}
+        given = {memory_of(each) for each in tensors}
         for each in results:
-            key = _memory(each)
+            key = memory_of(each)
             if key in given:
                 self._labels[key] = self._labels.get(key, 0) | labels
             else:
                 self._labels[key], self._born[key] = labels, self._time
         for each in written:
-            key = _memory(each)
+            key = memory_of(each)
             self._labels[key] = self._labels.get(key, 0) | labels
             born = self._born.get(key, -1)
             for call in self._current.lineage() if self._current else ():
@@ -180,7 +195,7 @@ class Probe(TorchDispatchMode):
     ) -> None:
         """Keep an operation for replay, or, where the latents are in it, what else it has used."""
         tensors, written = touched
-        flops = _flops(func, args, kwargs, output)
+        flops = flops_of(func, args, kwargs, output)
         for call in self._current.lineage() if self._current else ():
             call.steps += 1
             call.flops += flops
@@ -189,7 +204,7 @@ class Probe(TorchDispatchMode):
         if labels & self._never:
             self.steps.append(Step(None, (), {}, None, uses, (), self._current))
             return
-        if any(self._numbers[id(each)] in self.outside for each in written if _is_tensor(each)):
+        if any(self._numbers[id(each)] in self.outside for each in written if is_tensor(each)):
             self.writes_outside = True
         arguments, named, results = (
             _pytree.tree_map(self._reference, each) for each in (args, kwargs, output)
@@ -198,7 +213,7 @@ class Probe(TorchDispatchMode):
         self.steps.append(Step(func, arguments, named, results, uses, overwritten, self._current))
 
     def _reference(self, leaf: Any) -> Any:
-        return Ref(self._number(leaf)) if _is_tensor(leaf) else leaf
+        return Ref(self._number(leaf)) if is_tensor(leaf) else leaf
 
     def _number(self, tensor: torch.Tensor, outside: bool = False) -> int:
         """The number of a tensor; it is kept until the probe goes, so that none is given twice."""
@@ -218,8 +233,20 @@ class Probe(TorchDispatchMode):
             for each, tensor in zip(labels, tensors, strict=True)
         )
 
+    def _is_foreign(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is no input, no result and nothing that the model holds."""
+        key = id(tensor)
+        if key in self._held:
+            self.attributes[key] = self._held[key]
+        return not (
+            key in self._numbers
+            or key in self._weights
+            or key in self._held
+            or self._label_of(tensor)
+        )
+
     def _label_of(self, tensor: torch.Tensor) -> int:
-        return self._labels.get(_memory(tensor), 0)
+        return self._labels.get(memory_of(tensor), 0)
 
     def _after(self) -> int:
         return self.leaked
@@ -252,44 +279,6 @@ class _Leaks(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if getattr(func, "__name__", "") in _TO_PYTHON and args and _is_tensor(args[0]):
+        if getattr(func, "__name__", "") in _TO_PYTHON and args and is_tensor(args[0]):
             self._probe.leak(args[0])
         return func(*args, **(kwargs or {}))
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
-def _memory(tensor: torch.Tensor) -> int:
-    """What identifies a tensor's memory."""
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _name(func: Any) -> str:
-    return str(func.overloadpacket.__name__)
-
-
-def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
-    """The tensors that an operation writes to in place."""
-    found = []
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        given = kwargs.get(argument.name, args[place] if place < len(args) else None)
-        found += [each for each in _pytree.tree_leaves(given) if _is_tensor(each)]
-    return found
-
-
-def _shape_tells(func: Any, args: Any) -> bool:
-    """Whether the shape of the result depends on values."""
-    if torch.Tag.dynamic_output_shape not in func.tags:
-        return False
-    if _name(func) != "index":
-        return True
-    return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
-
-
-def _flops(func: Any, args: Any, kwargs: Any, output: Any) -> int:
-    count = flop_registry.get(func.overloadpacket)
-    return int(count(*args, **kwargs, out_val=output)) if count is not None else 0

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .parking import in_words
-
 if TYPE_CHECKING:
     import torch
 
@@ -38,25 +36,22 @@ class Released:
     model: torch.nn.Module
     weights: list[torch.nn.Parameter] = field(default_factory=list)
 
-    def release(self, weights: Iterable[torch.nn.Parameter]) -> str | None:
-        """Let weights leave their device; returns what that has brought, None where none left."""
+    def release(self, weights: Iterable[torch.nn.Parameter]) -> int:
+        """Let weights leave their device, whose peak is counted anew; returns the bytes spared."""
         import torch
 
         leaving = [each for each in weights if not is_away(each)]
         if not leaving:
-            return None
+            return 0
         device = leaving[0].device
-        peak = _peak(device)
         with torch.no_grad():
             for weight in leaving:
                 weight.data = _in_host_memory(weight.data)
                 weight.__dict__[_AWAY] = True
         self.weights += leaving
-        size = sum(each.nbytes for each in leaving)
-        of = sum(each.nbytes for each in self.model.parameters())
-        _forget_peak(device)
-        told = f"{in_words(size)} of its {in_words(of)} of weights wait in host memory"
-        return told + (f"; the device's peak was {in_words(peak)} before" if peak else "")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        return sum(each.nbytes for each in leaving)
 
     def bring_back(self) -> int:
         """Let all that are away return to the model's device, as they are now; returns how many.
@@ -77,11 +72,6 @@ class Released:
                     weight.data = weight.data.to(home)
         return len(weights)
 
-    def peak(self) -> int:
-        """The most bytes of the device that were taken since weights left it; 0 on a CPU."""
-        home = _home(self.model, self.weights)
-        return _peak(home) if self.weights and home is not None else 0
-
 
 def _home(model: torch.nn.Module, away: Iterable[torch.nn.Parameter]) -> torch.device | None:
     """The device of the weights that are not away; their own, where all are."""
@@ -99,14 +89,8 @@ def _in_host_memory(data: torch.Tensor) -> torch.Tensor:
     return copy.copy_(data)
 
 
-def _peak(device: torch.device) -> int:
+def peak_of(device: torch.device) -> int:
+    """The most bytes of a GPU that have been taken since that was last counted anew; else 0."""
     import torch
 
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-
-
-def _forget_peak(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)

@@ -7,7 +7,7 @@ merging an adapter does; at the next generation everything is computed anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,16 @@ _LISTED = ("_modules", "_parameters", "_buffers")
 
 
 class Watch:
-    """A model as it was, and tensors, such as weights, that something was computed from."""
+    """A model as it was, and tensors, such as weights, that something was computed from.
+
+    `attributes` are tensors in dictionaries or lists, with the key under which each must stay.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._owners = [each.__dict__ for each in model.modules()]
         self._adapters = [own for own in self._owners if "scaling" in own]
         self._tensors: list[torch.Tensor] = []
+        self.attributes: list[tuple[Any, Any, torch.Tensor]] = []
         self._structure, self._scales = self._structure_now(), self._scales_now()
         self._versions: list[Any] = []
 
@@ -46,7 +50,8 @@ class Watch:
             return "modules or hooks"
         if self._scales != self._scales_now():
             return "an adapter"
-        return "weights" if self._versions != self._versions_now() else None
+        stay = all(_at(where, key) is tensor for where, key, tensor in self.attributes)
+        return None if stay and self._versions == self._versions_now() else "weights"
 
     def _structure_now(self) -> list[Any]:
         owners = self._owners
@@ -71,6 +76,29 @@ class Watch:
 
     def _versions_now(self) -> list[Any]:
         return [(each.data_ptr(), version_of(each)) for each in self._tensors]
+
+
+def attributes_of(model: torch.nn.Module) -> Iterator[tuple[Any, Any, torch.Tensor]]:
+    """The tensors that modules hold as plain attributes, or in lists and dictionaries of such."""
+    import torch
+
+    for module in model.modules():
+        own = module.__dict__
+        for name, value in own.items():
+            if isinstance(value, torch.Tensor):
+                yield own, name, value
+            elif isinstance(value, (dict, list, tuple)) and name not in _LISTED:
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                yield from (
+                    (value, key, each) for key, each in items if isinstance(each, torch.Tensor)
+                )
+
+
+def _at(where: Any, key: Any) -> Any:
+    try:
+        return where[key]
+    except (KeyError, IndexError):
+        return None
 
 
 def _copied(value: Any) -> Any:

@@ -9,16 +9,17 @@ schedule are still those that everything was computed from; whatever is not is c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .hoist_answers import Answers, Kept, Known, StandIn
 from .hoist_inputs import Inputs, Sighting, parameters_of
-from .hoist_plan import Hoisted, HoistPlan, names_of, plan_of
-from .hoist_release import RESIDENT, Released, gains_memory
-from .hoist_schedule import Transform, transform_of
-from .hoist_table import Table, output_of
+from .hoist_plan import Hoisted, HoistPlan, plan_of
+from .hoist_release import RESIDENT, Released, gains_memory, peak_of
+from .hoist_report import tell_peak, tell_plan
+from .hoist_schedule import transform_of
+from .hoist_table import Table
 from .hoist_tape import TapeError
 from .hoist_watch import Watch
 from .parking import in_words
@@ -33,50 +34,8 @@ if TYPE_CHECKING:
 
 _PATIENCE = 3
 """How often a generation is looked at anew; a loop that changes something at each step is left."""
-
-
-@dataclass
-class Known:
-    """What is hoisted of forwards with one key, and how the timestep comes from the scheduler's.
-
-    `decided` are the inputs whose values the plan took for given, by place, as copies.
-    """
-
-    plan: HoistPlan
-    transform: Transform | None
-    decided: Mapping[int, torch.Tensor]
-    _same: Sequence[Sighting | None] = ()
-
-    def fits(self, inputs: Inputs) -> bool:
-        """Whether the plan holds for these inputs.
-
-        Looks at values where Python has decided something by them, once for each new tensor: the
-        model itself waits for the device to do so, at every step.
-        """
-        import torch
-
-        if not self.decided or (self._same and not inputs.changed(self._same)):
-            return True
-        if not all(torch.equal(inputs.tensors[at], each) for at, each in self.decided.items()):
-            return False
-        self._same = inputs.sightings(frozenset(self.decided))
-        return True
-
-
-@dataclass
-class Kept:
-    """What has been computed in this generation for a step's first call, or its second.
-
-    `seen` are the inputs that it was computed from, `schedule` the scheduler's timesteps, of which
-    the table begins with the `first`.
-    """
-
-    seen: Sequence[Sighting | None]
-    outputs: dict[Hoisted, tuple[Any, list[Sighting]]] = field(default_factory=dict)
-    table: Table | None = None
-    schedule: Sighting | None = None
-    first: int = 0
-    nbytes: int = 0
+_MOST_KEPT = 16
+"""Kinds of calls that are remembered: sizes of picture, lengths of text, with guidance or not."""
 
 
 class Hoisting:
@@ -101,7 +60,7 @@ class Hoisting:
         self._kept: dict[Any, Kept] = {}
         self._surprises = 0
         self._open = ExitStack()
-        self._probe: tuple[Probe, Inputs, frozenset[int], Any] | None = None
+        self._probe: tuple[Probe, Inputs, frozenset[int], Any, list[torch.Tensor]] | None = None
 
     def before(self, _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The denoiser is about to be called: its forward pre-hook."""
@@ -126,6 +85,9 @@ class Hoisting:
 
     def forget(self) -> None:
         """A generation begins, or is over: what was computed in the last one goes."""
+        if self._released.weights and self._kept:
+            device = next(iter(self._kept.values())).device
+            tell_peak(self._record, peak_of(device), "since weights left")
         self._seen.clear()
         self._kept.clear()
         self._surprises = 0
@@ -153,13 +115,13 @@ class Hoisting:
         key = (inputs.key, self._model.training)
         slot = (key, self._clock.step_calls[self._name])
         known = self._known.get(slot) or self._known.get(key)
+        seen = self._seen.pop(slot, None)
         if known is not None and known.fits(inputs):
             return self._serve(known, inputs, slot, scheduler)
-        seen = self._seen.get(slot)
-        if seen is None:
+        if seen is not None:
+            self._look(inputs, seen, slot)
+        elif len(self._seen) < _MOST_KEPT:
             self._seen[slot] = [Sighting.of(each) for each in inputs.tensors]
-        else:
-            self._look(inputs, inputs.changed(seen), slot)
         return False
 
     def _notice_changes(self) -> None:
@@ -179,23 +141,31 @@ class Hoisting:
             self._kept.clear()
             self._record.note(f"{self._name}: left alone in a generation that kept changing {what}")
 
-    def _look(self, inputs: Inputs, changed: frozenset[int], slot: Any) -> None:
-        """Watch this forward from inside."""
+    def _look(self, inputs: Inputs, seen: Sequence[Sighting], slot: Any) -> None:
+        """Watch this forward from inside; it was `seen` at an earlier step."""
         from .hoist_probe import Probe
 
-        varying = (changed | inputs.sample) - {inputs.time}
-        probe = Probe(inputs.tensors, sum(1 << place for place in varying))
+        varying = (inputs.changed(seen) | inputs.sample) - {inputs.time}
+        probe = Probe(self._model, inputs.tensors, sum(1 << place for place in varying))
         if self._watch is None:
             self._watch = Watch(self._model)
-        self._probe = probe, inputs, varying, slot
-        self._open.enter_context(probe.watching(self._model))
+        times = [] if inputs.time is None else [seen[inputs.time].tensor]
+        times += [] if inputs.time is None else [inputs.tensors[inputs.time]]
+        self._probe = probe, inputs, varying, slot, times
+        self._open.enter_context(probe.watching())
 
-    def _learn(self, probe: Probe, inputs: Inputs, varying: frozenset[int], slot: Any) -> None:
+    def _learn(
+        self,
+        probe: Probe,
+        inputs: Inputs,
+        varying: frozenset[int],
+        slot: Any,
+        times: list[torch.Tensor],
+    ) -> None:
         """Plan from what a probe has seen."""
         transform = None
-        if inputs.time is not None:
-            steps = [self._seen[slot][inputs.time].tensor, inputs.tensors[inputs.time]]
-            transform = transform_of(self._clock.scheduler, steps)
+        if times:
+            transform = transform_of(self._clock.scheduler, times)
             if transform is None:
                 self._record.note(
                     f"{self._name}: its timesteps are not the scheduler's; what depends on them is "
@@ -203,10 +173,13 @@ class Hoisting:
                 )
         plan = plan_of(probe, inputs, varying, with_tables=transform is not None)
         decided = {place: inputs.tensors[place].clone() for place in plan.decided}
+        while len(self._known) >= _MOST_KEPT:
+            del self._known[next(iter(self._known))]
         self._known[slot if decided else slot[0]] = Known(plan, transform, decided)
-        self._tell(plan)
+        tell_plan(self._record, self._name, self._model, plan)
         if self._watch is not None:
             self._watch.watch(plan.given.values())
+            self._watch.attributes += probe.attributes.values()
             for each in plan.hoisted:
                 self._watch.watch([*each.module.parameters(), *each.module.buffers()])
 
@@ -217,15 +190,17 @@ class Hoisting:
         if kept is None or changed:
             if changed:
                 self._surprise(inputs.told(changed))
-            kept = self._kept[slot] = Kept(inputs.sightings(known.plan.constant))
+            kept = self._kept[slot] = Kept(
+                inputs.sightings(known.plan.constant), inputs.tensors[0].device
+            )
         tensors = self._read_table(known, kept, inputs, scheduler)
         calls: dict[torch.nn.Module, dict[int, Hoisted]] = {}
         for each in known.plan.hoisted:
             if tensors is not None or not each.tables:
                 calls.setdefault(each.module, {})[each.index] = each
-        answers = _Answers(kept, tensors, inputs.tensors[0].device, self._keep, self._record)
+        answers = Answers(kept, tensors, self._keep, self._record)
         forwards = {
-            module: _StandIn(module.forward, indices, answers) for module, indices in calls.items()
+            module: StandIn(module.forward, indices, answers) for module, indices in calls.items()
         }
         self._open.enter_context(standing_in(forwards))
         return tensors is not None
@@ -281,12 +256,18 @@ class Hoisting:
         """Let the weights leave that only tables were computed from."""
         if not plan.weights or not gains_memory(plan.weights[0].device):
             return
-        told = self._released.release(plan.weights)
-        if told is not None:
-            self._record.ran["releases of weights"] += 1
-            self._record.note(f"{self._name}: {told}")
-            if self._watch is not None:
-                self._watch.renew()
+        before = peak_of(plan.weights[0].device)
+        spared = self._released.release(plan.weights)
+        if not spared:
+            return
+        self._record.ran["releases of weights"] += 1
+        tell_peak(self._record, before, "before weights left")
+        of = sum(each.nbytes for each in self._model.parameters())
+        self._record.note(
+            f"{self._name}: {in_words(spared)} of its {in_words(of)} of weights wait in host memory"
+        )
+        if self._watch is not None:
+            self._watch.renew()
 
     def _bring_back(self) -> None:
         if self._released.bring_back():
@@ -313,65 +294,3 @@ class Hoisting:
             return
         kept.outputs[hoisted] = output, [Sighting.of(each) for each in tensors]
         kept.nbytes += size
-
-    def _tell(self, plan: HoistPlan) -> None:
-        """Report what a plan leaves out."""
-        record, name = self._record, self._name
-        for reason in plan.left:
-            record.note(f"{name}: {reason}; it is computed at every step")
-        for tables, what in ((False, "computed once"), (True, "from tables")):
-            calls = [each for each in plan.hoisted if each.tables == tables]
-            if not calls:
-                continue
-            modules = {each.module for each in calls}
-            weights = {id(w): w.nbytes for each in modules for w in each.parameters()}
-            record.changed[f"{name} modules {what}"] = len(modules)
-            record.note(
-                f"{name}: {what}: {', '.join(names_of(modules, self._model))}; spares a forward "
-                f"{in_words(sum(weights.values()))} of weights and "
-                f"{sum(each.flops for each in calls) / 1e9:.3g} GFLOP"
-            )
-
-
-class _Answers:
-    """What stands in for the calls of one forward."""
-
-    def __init__(
-        self,
-        kept: Kept,
-        tensors: Mapping[int, torch.Tensor] | None,
-        device: Any,
-        keep: Callable[[Kept, Hoisted, Any], None],
-        record: PassRecord,
-    ) -> None:
-        self._kept, self._tensors, self._device = kept, tensors, device
-        self._keep, self._ran = keep, record.ran
-
-    def answer(self, hoisted: Hoisted, forward: Any, args: Any, kwargs: Any) -> Any:
-        """The output of a hoisted call, computed only where there is none yet."""
-        if hoisted.tables:
-            assert self._tensors is not None
-            self._ran["calls answered from tables"] += 1
-            return output_of(hoisted, self._tensors, self._device)
-        found = self._kept.outputs.get(hoisted)
-        if found is not None and all(each.is_still(each.tensor) for each in found[1]):
-            self._ran["constant calls answered"] += 1
-            return found[0]
-        output = forward(*args, **kwargs)
-        self._keep(self._kept, hoisted, output)
-        return output
-
-
-class _StandIn:
-    """Stands where a module's `forward` is looked up; the calls of these indices are answered."""
-
-    def __init__(self, forward: Any, indices: Mapping[int, Hoisted], answers: _Answers) -> None:
-        self._forward, self._indices, self._answers = forward, indices, answers
-        self._index = 0
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        hoisted = self._indices.get(self._index)
-        self._index += 1
-        if hoisted is None:
-            return self._forward(*args, **kwargs)
-        return self._answers.answer(hoisted, self._forward, args, kwargs)
