@@ -203,13 +203,20 @@ def _has_hooks(module: torch.nn.Module) -> bool:
 
 
 def _needed(probe: Probe, gone: set[Call]) -> set[int] | None:
-    """The numbers of what is read outside of calls that are gone; None: nobody knows."""
-    if probe.lost:
+    """The numbers of what something may read outside of calls that are gone; None: of everything.
+
+    What nobody has read in this forward, a call may read that was skipped in it. Where that happens
+    by a hook, as step caches skip blocks, or by a value, nothing is known of other forwards.
+    """
+    others = (each for each in probe.model.modules() if each is not probe.model)
+    if probe.lost or probe.leaked & probe.never or any(map(_has_hooks, others)):
         return None
-    outside = (
-        step for step in probe.steps if step.call is None or gone.isdisjoint(step.call.lineage())
-    )
-    return {number for step in outside for number in step.uses}
+    inside, outside = set[int](), set[int]()
+    for step in probe.steps:
+        is_gone = step.call is not None and not gone.isdisjoint(step.call.lineage())
+        (inside if is_gone else outside).update(step.uses)
+    outputs = {leaf.number for each in gone for leaf in each.leaves if isinstance(leaf, Ref)}
+    return outside | (outputs - inside)
 
 
 def _hoisted(call: Call, probe: Probe, time: int, needed: set[int] | None) -> Hoisted:

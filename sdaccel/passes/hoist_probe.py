@@ -88,7 +88,7 @@ class Probe(TorchDispatchMode):
         self._held = {id(each[2]): each for each in attributes_of(model)}
         self._weights = {id(each) for each in (*model.parameters(), *model.buffers())}
         self.unknown, self.after_python = 1 << len(inputs), 2 << len(inputs)
-        self._never = varying | self.unknown
+        self.never = varying | self.unknown
         self.calls: list[Call] = []
         self.steps: list[Step] = []
         self.numbered: list[torch.Tensor] = []
@@ -135,12 +135,13 @@ class Probe(TorchDispatchMode):
         leaves, call.structure = _pytree.tree_flatten(output)
         call.whole = all(type(each) in (torch.Tensor, *_VALUES) for each in leaves)
         tensors = [each for each in leaves if isinstance(each, torch.Tensor)]
+        self._mark_foreign(tensors)
         if self._has_lost(tensors):
             self.lost, call.labels = True, self.unknown
         call.leaf_labels = [self._label_of(each) | self._after() for each in tensors]
         for each in call.leaf_labels or [self._after()]:
             call.labels |= each
-        if call.whole and not call.labels & self._never:
+        if call.whole and not call.labels & self.never:
             call.leaves = [
                 Ref(self._number(each, outside=True)) if is_tensor(each) else each
                 for each in leaves
@@ -156,13 +157,13 @@ class Probe(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [each for each in _pytree.tree_leaves((args, kwargs)) if is_tensor(each)]
+        if not is_from_python(func):
+            self._mark_foreign(tensors)
         labels = self._after()
         for each in tensors:
             labels |= self._label_of(each)
         if self._has_lost(tensors):
             self.lost, labels = True, labels | self.unknown
-        if not is_from_python(func) and any(map(self._is_foreign, tensors)):
-            labels |= self.unknown
         if is_arbitrary(func):
             labels |= self.unknown
         output = func(*args, **kwargs)
@@ -199,9 +200,9 @@ class Probe(TorchDispatchMode):
         for call in self._current.lineage() if self._current else ():
             call.steps += 1
             call.flops += flops
-        kept = [each for each in tensors if not self._label_of(each) & self._never]
+        kept = [each for each in tensors if not self._label_of(each) & self.never]
         uses = tuple(self._number(each, outside=True) for each in kept)
-        if labels & self._never:
+        if labels & self.never:
             self.steps.append(Step(None, (), {}, None, uses, (), self._current))
             return
         if any(self._numbers[id(each)] in self.outside for each in written if is_tensor(each)):
@@ -229,9 +230,15 @@ class Probe(TorchDispatchMode):
         """Whether something labelled comes in that no operation has put out: a detached twin."""
         labels = [self._label_of(each) for each in tensors]
         return any(
-            each and not each & self._never and id(tensor) not in self._numbers
+            each and not each & self.never and id(tensor) not in self._numbers
             for each, tensor in zip(labels, tensors, strict=True)
         )
+
+    def _mark_foreign(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Label what comes from outside of the forward and the model, such as a cache's tensors."""
+        for each in tensors:
+            if self._is_foreign(each):
+                self._labels[memory_of(each)] = self.unknown
 
     def _is_foreign(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is no input, no result and nothing that the model holds."""
