@@ -1,0 +1,203 @@
+"""One denoiser's cached state: which call this is, whether it is shallow, what is kept for it.
+
+Calls are told apart by the clock: generation, step, and call within the step (with sequential
+guidance the conditional one, then the unconditional one). What was kept for a call serves the same
+call of a later step of the same generation, of the same sizes and the same text, and nothing else.
+Whether a call is shallow follows from numbers that the host has: no tensor is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .step_cache_history import History
+
+if TYPE_CHECKING:
+    from ..clock import Clock
+    from ..report import PassRecord
+    from .step_cache_schedule import Schedule
+
+_CONDITIONS = ("encoder_hidden_states", "cap_feats", "class_labels", "context")
+"""Arguments of denoisers that say what is to be drawn."""
+
+
+@dataclass
+class Stream:
+    """What is kept for one call of each step, such as the conditional one.
+
+    `condition` is the tensor of the text, `histories` holds a tensor's values for each key, and
+    `outlines` is for those who skip: what their results look like.
+    """
+
+    signature: Hashable
+    condition: Any
+    used: bool = True
+    histories: dict[Hashable, History] = field(default_factory=dict)
+    outlines: dict[Hashable, Any] = field(default_factory=dict)
+
+    def fits(self, signature: Hashable, condition: Any) -> bool:
+        """Whether a call of these sizes and this text may be served."""
+        return self.condition is condition and self.signature == signature
+
+
+@dataclass
+class Call:
+    """One forward of the denoiser; `scratch` is for those who skip, for this call alone."""
+
+    step: int
+    stream: Stream
+    shallow: bool
+    order: int
+    scratch: dict[Hashable, Any] = field(default_factory=dict)
+
+    def keep(self, key: Hashable, value: Any) -> None:
+        """Keep the value that a tensor has at this full step."""
+        self.stream.histories.setdefault(key, History(self.order)).keep(self.step, value)
+
+    def has(self, key: Hashable) -> bool:
+        """Whether a value was kept at an earlier step."""
+        return bool(self.stream.histories.get(key))
+
+    def predict(self, key: Hashable) -> Any:
+        """The value that a tensor may have at this step, computed once a call."""
+        if key not in self.scratch:
+            self.scratch[key] = self.stream.histories[key].predict(self.step)
+        return self.scratch[key]
+
+
+class FeatureCache:
+    """The cached state of one denoiser, and the counts for the report."""
+
+    def __init__(
+        self, name: str, clock: Clock, schedule: Schedule, order: int, record: PassRecord
+    ) -> None:
+        self.name = name
+        self._clock = clock
+        self._schedule = schedule
+        self._order = order
+        self._record = record
+        self._streams: list[Stream] = []
+        self._place: tuple[int, int] = (0, -1)
+        self._asked: tuple[Hashable, Any] | None = None
+        self._call: Call | None = None
+        self._host: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
+        """A copied denoiser starts with nothing, and is driven by no clock: it computes fully."""
+        from ..clock import Clock
+
+        return FeatureCache(self.name, Clock(), self._schedule, self._order, self._record)
+
+    def begin(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The denoiser is called: its forward pre-hook."""
+        self._host, self._call = host, None
+        self._asked = _signature(args, kwargs), _condition(host, args, kwargs)
+
+    def end(self) -> None:
+        """The denoiser's forward is over: its forward hook."""
+        call, self._call, self._asked, self._host = self._call, None, None, None
+        if call is not None:
+            self._record.ran[f"{self.name} shallow" if call.shallow else f"{self.name} full"] += 1
+            key = f"{self.name} bytes kept at most"
+            self._record.ran[key] = max(self._record.ran[key], self.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept now."""
+        return sum(h.nbytes for each in self._streams for h in each.histories.values())
+
+    def reset(self) -> None:
+        """Forget everything: a generation begins, or the pipe's call is over."""
+        self._streams.clear()
+        self._place = (0, -1)
+        self._call = self._asked = None
+
+    @property
+    def call(self) -> Call | None:
+        """The forward that is running; None where it is stock's from beginning to end.
+
+        Decided when the first block asks, since the clock knows the number of steps by then.
+        """
+        if self._call is None and self._asked is not None:
+            self._call = self._decide(*self._asked)
+            if self._call is None:
+                self._asked = None
+        return self._call
+
+    def give_up(self, reason: str) -> None:
+        """Compute everything from now on, since the blocks are not what they seemed to be."""
+        self._record.note(f"{self.name}: nothing is skipped, {reason}")
+        self._schedule = type(self._schedule)(1)
+
+    def _decide(self, signature: Hashable, condition: Any) -> Call | None:
+        import torch
+
+        clock, total = self._clock, self._clock.total_steps
+        if total is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if getattr(self._host, "_cache_config", None) is not None:
+            self._record.note(f"{self.name}: nothing is skipped while diffusers' own cache is on")
+            return None
+        if total < self._schedule.fewest:
+            self._record.note(f"{self.name}: {total} steps are too few to skip in")
+        self._arrive((clock.generation, clock.step))
+        stream, known = self._stream(signature, condition)
+        full = clock.step in self._schedule.full_steps(total) or clock.step >= total
+        if not (known or full):
+            self._record.ran[f"{self.name} full for a new text or size"] += 1
+        return Call(clock.step, stream, known and not full, self._order)
+
+    def _arrive(self, place: tuple[int, int]) -> None:
+        """At a new step only what the step before has used is kept, at a new generation nothing."""
+        if place == self._place:
+            return
+        same = place[0] == self._place[0]
+        self._streams = [each for each in self._streams if same and each.used]
+        for stream in self._streams:
+            stream.used = False
+        self._place = place
+
+    def _stream(self, signature: Hashable, condition: Any) -> tuple[Stream, bool]:
+        """The stream of this call, and whether it was there before.
+
+        It is the first one of the same text and sizes that this step has not used yet. A text that
+        is another object is another text.
+        """
+        for stream in self._streams:
+            if stream.fits(signature, condition) and not stream.used:
+                stream.used = True
+                return stream, True
+        fresh = Stream(signature, condition)
+        self._streams.append(fresh)
+        return fresh, False
+
+
+def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    """The sizes, dtypes and devices of all tensors in a call."""
+    import torch
+    from torch.utils import _pytree
+
+    leaves = _pytree.tree_leaves((args, kwargs))
+    return tuple(
+        (tuple(each.shape), each.dtype, each.device)
+        for each in leaves
+        if isinstance(each, torch.Tensor)
+    )
+
+
+def _condition(host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tensor of a call's text or class; the first of a list; None where there is none."""
+    given = {**dict(zip(_parameters(type(host)), args, strict=False)), **kwargs}
+    found = next((given[name] for name in _CONDITIONS if given.get(name) is not None), None)
+    while isinstance(found, (list, tuple)) and found:
+        found = found[0]
+    return found
+
+
+@functools.cache
+def _parameters(kind: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(kind.forward).parameters)[1:]

@@ -1,0 +1,177 @@
+"""Nothing that was kept for one picture ever serves another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from caching import STEPS, apart, cached, draw, flux, ran
+from diffusers import StableDiffusionImg2ImgPipeline
+
+OPTIONS: dict[str, Any] = {"interval": 3, "forecast": 1}
+
+
+class StoppedError(Exception):
+    pass
+
+
+def fresh(**changes: Any) -> Any:
+    """What a pipe of its own draws."""
+    return draw(cached(tiny.stable_diffusion(), **OPTIONS), **changes)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_pictures_one_after_the_other_are_those_of_pipes_of_their_own() -> None:
+    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+    requests: list[dict[str, Any]] = [
+        {"prompt": "a cat"},
+        {"prompt": "a dog", "generator": seeded(7)},
+        {"prompt": ["a cat", "a dog"]},
+        {"prompt": "a cat", "height": 24, "width": 16},
+        {"prompt": "a cat", "guidance_scale": 1.0},
+        {"prompt": "a cat", "num_inference_steps": 15},
+        {"prompt": "a cat"},
+    ]
+    found = [draw(pipe, **each) for each in requests]
+    requests[1]["generator"] = seeded(7)
+    for each, picture in zip(requests, found, strict=True):
+        assert apart(picture, fresh(**each)) == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_pipe_that_draws_amid_another_s_steps_changes_nothing(shared: bool) -> None:
+    """With a UNet of its own, or with the same one and no acceleration of its own."""
+    outer = cached(tiny.stable_diffusion(), **OPTIONS)
+    if shared:
+        inner = tiny.stable_diffusion(unet=outer.unet)
+        wanted = draw(tiny.stable_diffusion(), prompt="a dog")
+    else:
+        inner = cached(tiny.stable_diffusion(), **OPTIONS)
+        wanted = fresh(prompt="a dog")
+    amid = []
+
+    def interrupt(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step in (0, 4):
+            amid.append(draw(inner, prompt="a dog"))
+        return kwargs
+
+    found = draw(outer, prompt="a cat", callback_on_step_end=interrupt)
+    assert apart(found, fresh(prompt="a cat")) == 0
+    assert [apart(each, wanted) for each in amid] == [0, 0]
+
+
+def test_after_an_interruption_the_next_picture_starts_with_nothing() -> None:
+    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+
+    def interrupt(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step == 4:
+            raise StoppedError
+        return kwargs
+
+    with pytest.raises(StoppedError):
+        draw(pipe, prompt="a dog", callback_on_step_end=interrupt)
+    assert apart(draw(pipe, prompt="a cat"), fresh(prompt="a cat")) == 0
+
+
+def test_an_interruption_within_a_call_leaves_nothing_half_kept() -> None:
+    pipe = cached(flux(), **OPTIONS)
+    last = pipe.transformer.single_transformer_blocks[2]
+
+    def fail(*_: Any) -> None:
+        raise StoppedError
+
+    handle = last.register_forward_pre_hook(fail)
+    with pytest.raises(StoppedError):
+        draw(pipe)
+    handle.remove()
+    assert apart(draw(pipe), draw(cached(flux(), **OPTIONS))) == 0
+
+
+def test_a_text_that_changes_amid_the_steps_is_computed_in_full() -> None:
+    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+
+    def change(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step == 3:
+            kwargs["prompt_embeds"] = kwargs["prompt_embeds"].flip(0)
+        return kwargs
+
+    draw(
+        pipe,
+        callback_on_step_end=change,
+        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+    )
+    # full by schedule: 0, 3, 6, 9, 11; and step 4 for the new text
+    assert ran(pipe)["unet full"] == 6
+
+
+def test_a_text_made_anew_at_every_step_is_never_taken_for_the_same() -> None:
+    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+
+    def renew(_: Any, __: int, ___: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "prompt_embeds": kwargs["prompt_embeds"].clone()}
+
+    draw(
+        pipe,
+        callback_on_step_end=renew,
+        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+    )
+    assert ran(pipe)["unet full"] == STEPS
+
+
+def test_guidance_that_ends_amid_the_steps_starts_anew() -> None:
+    """The unconditional call falls away, or the batch is halved."""
+    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+
+    def end(pipe: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step == 3:
+            pipe._guidance_scale = 0.0
+            kwargs["prompt_embeds"] = kwargs["prompt_embeds"][1:]
+        return kwargs
+
+    draw(
+        pipe,
+        callback_on_step_end=end,
+        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+    )
+    assert ran(pipe)["unet full"] == 6
+
+
+def test_the_two_calls_of_sequential_guidance_are_kept_apart() -> None:
+    """Guided by a text that is the same, both calls are one: else each would get the other's."""
+    random = torch.Generator().manual_seed(4)
+    text, pooled = (torch.randn(*shape, generator=random) for shape in ((1, 8, 32), (1, 32)))
+    same = {"negative_prompt_embeds": text.clone(), "negative_pooled_prompt_embeds": pooled.clone()}
+    guided = draw(cached(flux(), **OPTIONS), **same)
+    alone = draw(cached(flux(), **OPTIONS), true_cfg_scale=1.0)
+    assert apart(guided, alone) < 1e-5
+
+
+def test_img2img_counts_the_steps_that_it_makes() -> None:
+    parts = tiny.stable_diffusion().components
+    pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    picture = torch.rand(1, 3, 16, 16, generator=seeded(3))
+    cached(pipe, interval=4)
+    pipe("a cat", image=picture, strength=0.5, num_inference_steps=24, generator=seeded(0))
+    # 12 of the 24 steps: 0, 4, 8 and the last
+    assert ran(pipe)["unet full"] == 4
+    assert ran(pipe)["unet shallow"] == STEPS - 4
+
+
+def test_what_was_kept_is_let_go_when_the_pipe_is_done() -> None:
+    pipe = cached(flux(), **OPTIONS)
+    block = pipe.transformer.single_transformer_blocks[1]
+    held = []
+
+    def note(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        held.append(block.forward._cache.nbytes)
+        return kwargs
+
+    draw(pipe, callback_on_step_end=note)
+    assert max(held) == ran(pipe)["transformer bytes kept at most"] > 0
+    assert block.forward._cache.nbytes == 0
