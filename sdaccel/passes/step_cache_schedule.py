@@ -4,7 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The full steps of one generation and the order of the forecasts in between.
+
+    `reason` is a sentence on why nothing is skipped, where that needs one.
+    """
+
+    full: frozenset[int]
+    order: int = 0
+    reason: str | None = None
+
+    @classmethod
+    def everything(cls, total: int, reason: str | None = None) -> Choice:
+        """All of `total` steps are full."""
+        return cls(frozenset(range(total)), 0, reason)
+
+
+class Chooses(Protocol):
+    """What chooses the full steps of a generation of `total` steps."""
+
+    def choose(self, total: int) -> Choice: ...
 
 
 @dataclass(frozen=True)
@@ -19,17 +42,19 @@ class Schedule:
     interval: int
     steps: tuple[int, ...] | None = None
     fewest: int = 0
+    order: int = 0
 
-    def full_steps(self, total: int) -> frozenset[int]:
+    def choose(self, total: int) -> Choice:
         """The full steps of a generation of `total` steps."""
         if total < self.fewest:
-            return frozenset(range(total))
+            return Choice.everything(total, f"{total} steps are too few to skip in")
         if self.steps is None:
             chosen: Iterable[int] = range(0, total, self.interval)
         else:
             beyond = max(self.steps, default=total) + 1
             chosen = (*self.steps, *range(beyond, total))
-        return frozenset((0, total - 1, *(step for step in chosen if step < total)))
+        ends = (0, total - 1)
+        return Choice(frozenset((*ends, *(s for s in chosen if s < total))), self.order)
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ from .step_cache_history import History
 if TYPE_CHECKING:
     from ..clock import Clock
     from ..report import PassRecord
-    from .step_cache_schedule import Schedule
+    from .step_cache_schedule import Choice, Chooses
 
 _CONDITIONS = ("encoder_hidden_states", "cap_feats", "class_labels", "context")
 """Arguments of denoisers that say what is to be drawn."""
+
+Recorder = Callable[[Hashable, int, Any], None]
+"""Is told of all that is kept: which tensor it is, at which step, and its value."""
 
 
 @dataclass
@@ -52,10 +55,13 @@ class Call:
     stream: Stream
     shallow: bool
     order: int
+    recorder: Recorder | None = None
     scratch: dict[Hashable, Any] = field(default_factory=dict)
 
     def keep(self, key: Hashable, value: Any) -> None:
         """Keep the value that a tensor has at this full step."""
+        if self.recorder is not None:
+            self.recorder((id(self.stream), key), self.step, value)
         self.stream.histories.setdefault(key, History(self.order)).keep(self.step, value)
 
     def has(self, key: Hashable) -> bool:
@@ -72,14 +78,14 @@ class Call:
 class FeatureCache:
     """The cached state of one denoiser, and the counts for the report."""
 
-    def __init__(
-        self, name: str, clock: Clock, schedule: Schedule, order: int, record: PassRecord
-    ) -> None:
+    def __init__(self, name: str, clock: Clock, schedule: Chooses, record: PassRecord) -> None:
         self.name = name
+        self.recorder: Recorder | None = None
         self._clock = clock
         self._schedule = schedule
-        self._order = order
+        self._given_up = False
         self._record = record
+        self._choice: tuple[int, Choice] | None = None
         self._streams: list[Stream] = []
         self._place: tuple[int, int] = (0, -1)
         self._asked: tuple[Hashable, Any] | None = None
@@ -90,7 +96,7 @@ class FeatureCache:
         """A copied denoiser starts with nothing, and is driven by no clock: it computes fully."""
         from ..clock import Clock
 
-        return FeatureCache(self.name, Clock(), self._schedule, self._order, self._record)
+        return FeatureCache(self.name, Clock(), self._schedule, self._record)
 
     def begin(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The denoiser is called: its forward pre-hook."""
@@ -114,7 +120,7 @@ class FeatureCache:
         """Forget everything: a generation begins, or the pipe's call is over."""
         self._streams.clear()
         self._place = (0, -1)
-        self._call = self._asked = None
+        self._call = self._asked = self._choice = None
 
     @property
     def call(self) -> Call | None:
@@ -131,7 +137,7 @@ class FeatureCache:
     def give_up(self, reason: str) -> None:
         """Compute everything from now on, since the blocks are not what they seemed to be."""
         self._record.note(f"{self.name}: nothing is skipped, {reason}")
-        self._schedule = type(self._schedule)(1)
+        self._given_up = True
 
     def _decide(self, signature: Hashable, condition: Any) -> Call | None:
         import torch
@@ -142,14 +148,21 @@ class FeatureCache:
         if getattr(self._host, "_cache_config", None) is not None:
             self._record.note(f"{self.name}: nothing is skipped while diffusers' own cache is on")
             return None
-        if total < self._schedule.fewest:
-            self._record.note(f"{self.name}: {total} steps are too few to skip in")
+        choice = self._chosen(total)
         self._arrive((clock.generation, clock.step))
         stream, known = self._stream(signature, condition)
-        full = clock.step in self._schedule.full_steps(total) or clock.step >= total
+        full = self._given_up or clock.step in choice.full or clock.step >= total
         if not (known or full):
             self._record.ran[f"{self.name} full for a new text or size"] += 1
-        return Call(clock.step, stream, known and not full, self._order)
+        return Call(clock.step, stream, known and not full, choice.order, self.recorder)
+
+    def _chosen(self, total: int) -> Choice:
+        """The choice for this generation, made when it begins."""
+        if self._choice is None or self._choice[0] != total:
+            self._choice = total, self._schedule.choose(total)
+            if reason := self._choice[1].reason:
+                self._record.note(f"{self.name}: {reason}")
+        return self._choice[1]
 
     def _arrive(self, place: tuple[int, int]) -> None:
         """At a new step only what the step before has used is kept, at a new generation nothing."""
@@ -191,7 +204,8 @@ def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
 
 def _condition(host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The tensor of a call's text or class; the first of a list; None where there is none."""
-    given = {**dict(zip(_parameters(type(host)), args, strict=False)), **kwargs}
+    kind: Any = type(host)
+    given = {**dict(zip(_parameters(kind), args, strict=False)), **kwargs}
     found = next((given[name] for name in _CONDITIONS if given.get(name) is not None), None)
     while isinstance(found, (list, tuple)) and found:
         found = found[0]

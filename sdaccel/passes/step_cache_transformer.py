@@ -81,9 +81,10 @@ class PassedBy:
         self._stock: Callable[..., Any] = block.forward
         self._place = place
         self._cache = cache
-        self._kind = type(block).__name__
-        self._returns = _returns(type(block))
-        self._parameters = _parameters(type(block))
+        kind: Any = type(block)
+        self._kind = kind.__name__
+        self._returns = _returns(kind)
+        self._parameters = _parameters(kind)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self._cache.call
@@ -117,11 +118,11 @@ class PassedBy:
             return "its lists of blocks take turns"
         several = isinstance(result, tuple)
         results = result if several else (result,)
-        names = self._returns.get((several, len(results)))
-        if names is None:
+        streams = self._returns.get((several, len(results)))
+        if streams is None:
             return f"{self._kind} returned something else than its streams"
         names = tuple(
-            None if each is None else name for name, each in zip(names, results, strict=True)
+            None if each is None else name for name, each in zip(streams, results, strict=True)
         )
         call.stream.outlines[self] = several, names
         return self._keep_change(call, names, results) if place.is_last else None
@@ -171,7 +172,8 @@ def _trunk(model: Any) -> list[list[Any]]:
 def _is_block(module: Any) -> bool:
     """Whether a module attends, and is known to return some of its arguments."""
     attends = any("Attention" in type(each).__name__ for each in module.modules())
-    return attends and bool(_returns(type(module)))
+    kind: Any = type(module)
+    return attends and bool(_returns(kind))
 
 
 def _middles(lists: list[list[Any]], first: int, last: int) -> list[list[Any]]:

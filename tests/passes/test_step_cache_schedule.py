@@ -20,22 +20,24 @@ from sdaccel.passes.step_cache_schedule import Schedule
 def test_each_interval_th_step_is_full_and_so_are_the_ends(
     interval: int, total: int, full: set[int]
 ) -> None:
-    assert Schedule(interval).full_steps(total) == full
+    assert Schedule(interval).choose(total).full == full
 
 
 def test_a_list_is_taken_as_it_is_and_the_ends_are_added() -> None:
-    assert Schedule(3, (2, 5, 11)).full_steps(12) == {0, 2, 5, 11}
-    assert Schedule(3, (2, 5, 10)).full_steps(12) == {0, 2, 5, 10, 11}
+    assert Schedule(3, (2, 5, 11)).choose(12).full == {0, 2, 5, 11}
+    assert Schedule(3, (2, 5, 10)).choose(12).full == {0, 2, 5, 10, 11}
 
 
 def test_beyond_a_list_s_last_step_all_are_full() -> None:
-    assert Schedule(3, (0, 3)).full_steps(7) == {0, 3, 4, 5, 6}
+    assert Schedule(3, (0, 3)).choose(7).full == {0, 3, 4, 5, 6}
 
 
 def test_a_list_for_more_steps_serves_a_shorter_generation() -> None:
-    assert Schedule(3, (0, 4, 8, 20)).full_steps(10) == {0, 4, 8, 9}
+    assert Schedule(3, (0, 4, 8, 20)).choose(10).full == {0, 4, 8, 9}
 
 
 def test_below_the_fewest_steps_all_are_full() -> None:
-    assert Schedule(3, fewest=10).full_steps(9) == set(range(9))
-    assert Schedule(3, fewest=10).full_steps(10) == {0, 3, 6, 9}
+    few = Schedule(3, fewest=10).choose(9)
+    assert few.full == set(range(9))
+    assert few.reason == "9 steps are too few to skip in"
+    assert Schedule(3, fewest=10).choose(10).full == {0, 3, 6, 9}

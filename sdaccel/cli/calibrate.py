@@ -1,0 +1,118 @@
+"""sdaccel calibrate: measure which steps of a model may be skipped, for step_cache's budget."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from . import models, prompts
+from .paired_drawing import Task
+from .request import Request, parse_size
+
+if TYPE_CHECKING:
+    from ..passes.step_cache_calibration import Calibration
+    from .terminal import Terminal
+
+_COUNT = 4
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `sdaccel calibrate` takes."""
+    models.add_model_options(parser)
+    add = parser.add_argument
+    add("--prompts", type=Path, metavar="FILE", help="one a line (an embedded model has its own)")
+    add("-n", dest="count", type=int, default=_COUNT, metavar="N", help=f"prompts ({_COUNT})")
+    add("--steps", type=int, metavar="N", help="denoising steps (the model's own number, or 25)")
+    add("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
+    add("--guidance-scale", type=float, metavar="X", help="the model's own default")
+    add("--size", type=parse_size, metavar="WxH", help="in pixels: 512 or 768x512")
+    add("--num-frames", type=int, metavar="N", help="of a clip (the model's own number)")
+    add("--batch", type=int, metavar="N", help="prompts at once (4; for videos 1)")
+    add("--depth", type=int, default=1, metavar="N", help="step_cache's depth (1)")
+    add("--first", type=int, default=1, metavar="N", help="step_cache's first (1)")
+    add("--last", type=int, default=0, metavar="N", help="step_cache's last (0)")
+    add("-o", "--output", type=Path, metavar="FILE", help="where to keep it (the user's cache)")
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
+    """Draw in full and with schedules of full steps, and keep how far apart they are."""
+    from ..passes.step_cache_calibration import default_path
+    from ..planning.calibrate_steps import calibrate
+
+    if options.batch is not None and options.batch < 1:
+        raise InputError(f"batch must be a whole number of at least 1, not {options.batch}.")
+    cut = {name: getattr(options, name) for name in ("depth", "first", "last")}
+    _check_cut(cut)
+    chosen = prompts.choose(options.model, options.prompts, False, options.count)
+    request = _request(options, chosen)
+    with terminal.step(f"loading {options.model}", spinner=False):
+        pipe = models.load(options.model, options.dtype)
+    request = replace(request, defaults=models.call_defaults(options.model))
+    task = Task(tuple(chosen), request, options.batch)
+    task.check(pipe)
+    with terminal.step(f"calibrating with {len(chosen)} prompts", spinner=False):
+        measured = calibrate(pipe, lambda name: task.draw(pipe, name), cut)
+    path = options.output or default_path(measured.identity)
+    kept = _keep(measured, path)
+    terminal.say(*_sentences(measured), str(path))
+    return {"model": options.model, "file": str(path), **_plain(kept)}
+
+
+def _check_cut(cut: dict[str, int]) -> None:
+    """Raise `InputError` for what the pass does not take."""
+    from ..passes.step_cache import StepCache
+
+    try:
+        StepCache(**cut)
+    except ValueError as error:
+        raise InputError(f"{error}.") from error
+
+
+def _request(options: argparse.Namespace, chosen: list[str]) -> Request:
+    return Request(
+        prompt=chosen[0],
+        steps=options.steps,
+        seed=options.seed,
+        num_images=len(chosen),
+        guidance_scale=options.guidance_scale,
+        size=options.size,
+        num_frames=options.num_frames,
+    )
+
+
+def _keep(measured: Calibration, path: Path) -> Calibration:
+    """Write what was measured beside what the file has of the same model for other steps."""
+    from ..passes.step_cache_calibration import Calibration
+
+    try:
+        before = Calibration.read(path, measured.identity)
+    except ValueError:
+        before = measured
+    merged = before.with_table(measured.tables[0])
+    try:
+        merged.write(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be written ({error.strerror}): choose another -o."
+        ) from error
+    return merged
+
+
+def _sentences(measured: Calibration) -> list[str]:
+    (table,) = measured.tables
+    lines = [f"{table.steps} steps at guidance {table.guidance}, {table.prompts} pictures:"]
+    for row in table.rows:
+        latents = "" if row.latents is None else f", latents {row.latents:.4f} apart"
+        lines.append(
+            f"  {len(row.full):3} full, forecast {row.forecast}: PSNR {row.psnr:.1f} dB{latents}"
+        )
+    return lines
+
+
+def _plain(calibration: Calibration) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(calibration)

@@ -1,0 +1,1 @@
+"""What fits, what it costs, and which plan is fastest within a budget."""

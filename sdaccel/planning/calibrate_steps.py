@@ -1,0 +1,153 @@
+"""Calibration of step_cache: which steps to compute in full, and how far its pictures then are.
+
+A few generations are made in full, and the inner products of what would be skipped are recorded.
+From them follow the best schedules and forecasts (see `step_schedules`); each is then drawn with,
+and the distance to the full pictures measured: what a budget promises has been seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ..accelerate import accelerated, report
+from ..errors import PassError
+from ..passes.step_cache import CACHE, StepCache
+from ..passes.step_cache_calibration import Calibration, Row, Table, guidance_of, identity_of
+from ..quality.latents import latent_distance
+from ..quality.pictures import psnr
+from .step_schedules import Matrix, best_schedules
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..quality.metrics import Drawing
+
+Draw = Callable[[str], list["Drawing"]]
+"""Draws the same prompts from the same noise each time; its argument names what with."""
+SHARES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""The shares of full steps that are tried."""
+_EQUAL = 99.0
+"""What equal pictures count for, in dB."""
+_SAMPLE = 16384
+"""So many values of a tensor stand for all of it."""
+
+
+def calibrate(
+    pipe: Any,
+    draw: Draw,
+    options: Mapping[str, int] | None = None,
+    shares: Sequence[float] = SHARES,
+) -> Calibration:
+    """Measure schedules of full steps for what `draw` makes with `pipe`, which has no acceleration.
+
+    `options` are the pass's `depth`, `first` and `last`. Raises `PassError` where the pass refuses,
+    and where the denoiser does not run at every step.
+    """
+    settings = StepCache(**(options or {}))
+    model, full, products = _record(pipe, draw, settings)
+    guidance, steps = guidance_of(pipe), len(products)
+    tried = _schedules(products, shares)
+    rows = [_measure(pipe, draw, settings, full, *each) for each in tried]
+    finite = tuple(row for row in rows if math.isfinite(row.psnr))
+    if not finite:
+        raise PassError("No schedule was measured: draw with more steps, at least 3.")
+    identity = identity_of(model, pipe.scheduler, settings.cut)
+    return Calibration(identity, (Table(steps, guidance, len(full), finite),))
+
+
+class Products:
+    """Inner products between a tensor's values at any two steps, over all tensors that are noted.
+
+    Each tensor of each generation counts the same, whatever its size.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, dict[int, torch.Tensor]] = {}
+        self._sum: torch.Tensor | None = None
+
+    def note(self, key: Hashable, step: int, value: torch.Tensor) -> None:
+        """Take a tensor's value at a step; an earlier step than before begins a generation."""
+        values = self._values.setdefault(key, {})
+        if values and step < max(values):
+            self._add(values)
+            values.clear()
+        flat = value.flatten()
+        values[step] = flat[:: max(1, flat.numel() // _SAMPLE)].double().cpu()
+
+    def matrix(self) -> list[list[float]]:
+        """The sum over all tensors, (steps, steps)."""
+        for values in self._values.values():
+            self._add(values)
+        self._values.clear()
+        found: list[list[float]] = [] if self._sum is None else self._sum.tolist()
+        return found
+
+    def _add(self, values: dict[int, torch.Tensor]) -> None:
+        import torch
+
+        if sorted(values) != list(range(len(values))):
+            raise PassError("The denoiser does not run at every step: its steps can't be chosen.")
+        stacked = torch.stack([values[step] for step in sorted(values)])
+        products = stacked @ stacked.T
+        products = products / products.trace().clamp(min=1e-30)
+        if self._sum is not None and self._sum.shape != products.shape:
+            raise PassError("The generations have unequal numbers of steps: draw them alike.")
+        self._sum = products if self._sum is None else self._sum + products
+
+
+def _record(
+    pipe: Any, draw: Draw, settings: StepCache
+) -> tuple[Any, list[Drawing], list[list[float]]]:
+    """The denoiser, the full pictures, and the inner products of what would have been skipped."""
+    every = {**settings.cut, "interval": 1, "fewest_steps": 1}
+    products = Products()
+    with accelerated(pipe, "none", step_cache=every):
+        refused = report(pipe)["step_cache"].refused
+        caches = list(_caches(pipe))
+        if len(caches) != 1:
+            reason = "; ".join(refused.values()) or "it takes one denoiser"
+            raise PassError(f"step_cache can't be calibrated for this pipe: {reason}.")
+        model, cache = caches[0]
+        cache.recorder = products.note
+        full = draw("every step full")
+    return model, full, products.matrix()
+
+
+def _caches(pipe: Any) -> Iterator[tuple[Any, Any]]:
+    for part in pipe.components.values():
+        cache = getattr(part, "__dict__", {}).get(CACHE)
+        if cache is not None:
+            yield part, cache
+
+
+def _schedules(products: Matrix, shares: Sequence[float]) -> list[tuple[tuple[int, ...], int]]:
+    """For each share of full steps the best schedule of all orders, and its order."""
+    total = len(products)
+    by_order = {order: best_schedules(products, order) for order in (0, 1, 2)}
+    counts = sorted({min(total - 1, max(2, round(share * total))) for share in shares})
+    chosen = []
+    for count in counts if total > 2 else []:
+        order = min(by_order, key=lambda each: by_order[each][count][1])
+        chosen.append((by_order[order][count][0], order))
+    return chosen
+
+
+def _measure(
+    pipe: Any,
+    draw: Draw,
+    settings: StepCache,
+    full: Sequence[Drawing],
+    steps: tuple[int, ...],
+    order: int,
+) -> Row:
+    """Draw with a schedule, and compare with the full pictures."""
+    options = {**settings.cut, "steps": steps, "forecast": order, "fewest_steps": 1}
+    with accelerated(pipe, "none", step_cache=options):
+        drawn = draw(f"{len(steps)} full steps")
+    pairs = list(zip(full, drawn, strict=True))
+    latents = [latent_distance(a.latents, b.latents) for a, b in pairs if a.latents is not None]
+    decibels = fmean(min(_EQUAL, psnr(a.pixels, b.pixels)) for a, b in pairs)
+    return Row(steps, order, decibels, fmean(latents) if latents else None)

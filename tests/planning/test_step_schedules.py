@@ -1,0 +1,57 @@
+"""The best schedules are those that trying all of them would find."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from sdaccel.passes.step_cache_history import History
+from sdaccel.planning.step_schedules import best_schedules, forecast_error
+
+STEPS = 8
+
+
+def values() -> torch.Tensor:
+    """A bent path of three numbers a step, with noise: (STEPS, 3)."""
+    random = torch.Generator().manual_seed(1)
+    steps = torch.arange(STEPS, dtype=torch.float64)[:, None]
+    return torch.randn(STEPS, 3, generator=random, dtype=torch.float64) + 0.3 * steps**2
+
+
+def total_error(path: torch.Tensor, full: tuple[int, ...], order: int) -> float:
+    """What the cache's own forecasts miss, summed over all shallow steps."""
+    history, total = History(order), 0.0
+    for step in range(STEPS):
+        if step in full:
+            history.keep(step, path[step])
+        else:
+            total += float((history.predict(step) - path[step]).square().sum())
+    return total
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_no_schedule_of_as_many_full_steps_is_better(order: int) -> None:
+    path = values()
+    found = best_schedules((path @ path.T).tolist(), order)
+    assert sorted(found) == list(range(2, STEPS + 1))
+    for count, (full, error) in found.items():
+        inner = itertools.combinations(range(1, STEPS - 1), count - 2)
+        least = min(total_error(path, (0, *each, STEPS - 1), order) for each in inner)
+        assert len(full) == count
+        assert error == pytest.approx(least, abs=1e-9)
+        assert total_error(path, full, order) == pytest.approx(least, abs=1e-9)
+
+
+def test_full_steps_gather_where_the_path_bends() -> None:
+    path = torch.tensor([[0.0], [4.0], [1.0], [5.0], [5.1], [5.2], [5.3], [5.4]]).double()
+    full, error = best_schedules((path @ path.T).tolist(), 1)[5]
+    assert full[:3] == (0, 1, 2)
+    assert error < 0.1
+
+
+def test_the_error_of_a_step_among_the_full_ones_is_none() -> None:
+    path = values()
+    products = (path @ path.T).tolist()
+    assert forecast_error(products, (2, 5), 5) == pytest.approx(0, abs=1e-9)
