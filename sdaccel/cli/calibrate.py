@@ -13,6 +13,7 @@ from .paired_drawing import Task
 from .request import Request, parse_size
 
 if TYPE_CHECKING:
+    from ..passes.step_cache import StepCache
     from ..passes.step_cache_calibration import Calibration
     from .terminal import Terminal
 
@@ -44,8 +45,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
 
     if options.batch is not None and options.batch < 1:
         raise InputError(f"batch must be a whole number of at least 1, not {options.batch}.")
-    cut = {name: getattr(options, name) for name in ("depth", "first", "last")}
-    _check_cut(cut)
+    settings = _settings(options)
     chosen = prompts.choose(options.model, options.prompts, False, options.count)
     request = _request(options, chosen)
     with terminal.step(f"loading {options.model}", spinner=False):
@@ -54,19 +54,19 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     task = Task(tuple(chosen), request, options.batch)
     task.check(pipe)
     with terminal.step(f"calibrating with {len(chosen)} prompts", spinner=False):
-        measured = calibrate(pipe, lambda name: task.draw(pipe, name), cut)
+        measured = calibrate(pipe, lambda name: task.draw(pipe, name), settings)
     path = options.output or default_path(measured.identity)
     kept = _keep(measured, path)
     terminal.say(*_sentences(measured), str(path))
     return {"model": options.model, "file": str(path), **_plain(kept)}
 
 
-def _check_cut(cut: dict[str, int]) -> None:
-    """Raise `InputError` for what the pass does not take."""
+def _settings(options: argparse.Namespace) -> StepCache:
+    """The pass with the options given; raises `InputError` for what it does not take."""
     from ..passes.step_cache import StepCache
 
     try:
-        StepCache(**cut)
+        return StepCache(depth=options.depth, first=options.first, last=options.last)
     except ValueError as error:
         raise InputError(f"{error}.") from error
 

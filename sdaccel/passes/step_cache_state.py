@@ -100,6 +100,11 @@ class FeatureCache:
 
     def begin(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The denoiser is called: its forward pre-hook."""
+        import torch
+
+        if torch.compiler.is_compiling():  # what is traced computes everything
+            self._call = self._asked = None
+            return
         self._host, self._call = host, None
         self._asked = _signature(args, kwargs), _condition(host, args, kwargs)
 
@@ -143,7 +148,7 @@ class FeatureCache:
         import torch
 
         clock, total = self._clock, self._clock.total_steps
-        if total is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if total is None or torch.is_grad_enabled():
             return None
         if getattr(self._host, "_cache_config", None) is not None:
             self._record.note(f"{self.name}: nothing is skipped while diffusers' own cache is on")

@@ -8,7 +8,7 @@ and the distance to the full pictures measured: what a budget promises has been 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ Draw = Callable[[str], list["Drawing"]]
 """Draws the same prompts from the same noise each time; its argument names what with."""
 SHARES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 """The shares of full steps that are tried."""
-_EQUAL = 99.0
+_EQUAL = 200.0
 """What equal pictures count for, in dB."""
 _SAMPLE = 16384
 """So many values of a tensor stand for all of it."""
@@ -38,15 +38,15 @@ _SAMPLE = 16384
 def calibrate(
     pipe: Any,
     draw: Draw,
-    options: Mapping[str, int] | None = None,
+    settings: StepCache | None = None,
     shares: Sequence[float] = SHARES,
 ) -> Calibration:
     """Measure schedules of full steps for what `draw` makes with `pipe`, which has no acceleration.
 
-    `options` are the pass's `depth`, `first` and `last`. Raises `PassError` where the pass refuses,
-    and where the denoiser does not run at every step.
+    Of `settings`, the pass, `depth`, `first` and `last` hold. Raises `PassError` where the pass
+    refuses, and where the denoiser does not run at every step.
     """
-    settings = StepCache(**(options or {}))
+    settings = settings or StepCache()
     model, full, products = _record(pipe, draw, settings)
     guidance, steps = guidance_of(pipe), len(products)
     tried = _schedules(products, shares)

@@ -33,6 +33,24 @@ def flux() -> Any:
     return pipe
 
 
+def controlnet() -> Any:
+    """A StableDiffusionControlNetPipeline whose ControlNet adds something."""
+    import torch
+    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+
+    parts = tiny.stable_diffusion().components
+    torch.manual_seed(5)
+    net = ControlNetModel.from_unet(parts["unet"], conditioning_embedding_out_channels=(8, 16))
+    for name, weight in net.named_parameters():
+        if name.startswith(("controlnet_", "conv_")):  # zero in a new ControlNet
+            torch.nn.init.normal_(weight, std=0.1)
+    pipe = StableDiffusionControlNetPipeline(
+        **parts, controlnet=net.eval(), requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def cached(pipe: Any, plan: str = "none", **options: Any) -> Any:
     """The pipe with step_cache; without options, as it is by default."""
     return sdaccel.accelerate(pipe, plan, step_cache=options or True)
@@ -40,7 +58,12 @@ def cached(pipe: Any, plan: str = "none", **options: Any) -> Any:
 
 def draw(pipe: Any, **changes: Any) -> Any:
     """Twelve steps from a fixed seed; (N, H, W, 3)."""
+    import torch
+
     options = {"num_inference_steps": STEPS, **changes}
+    if hasattr(pipe, "controlnet"):
+        edges = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+        options = {"image": edges, **options}
     return (tiny.draw_flux if hasattr(pipe, "transformer") else tiny.draw)(pipe, **options)
 
 
