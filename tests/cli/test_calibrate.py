@@ -1,0 +1,57 @@
+"""`sdaccel calibrate` draws, keeps what it measured, and the pass takes it from there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+import sdaccel
+from sdaccel.cli import exits
+
+
+@pytest.fixture
+def words(model: str, tmp_path: Path) -> tuple[str, ...]:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\na dog\n")
+    return ("calibrate", "--model", model, "--prompts", str(file), "-n", "2", "--size", "16")
+
+
+def test_what_is_measured_is_kept_where_the_pass_finds_it(run: Any, words: tuple[str, ...]) -> None:
+    for steps in ("8", "10"):
+        outcome = run(*words, "--json", "--steps", steps)
+        assert outcome.code == exits.OK, outcome.err
+    found = outcome.json
+    assert [table["steps"] for table in found["tables"]] == [8, 10]
+    assert all(table["prompts"] == 2 for table in found["tables"])
+    assert json.loads(Path(found["file"]).read_text())["tables"] == found["tables"]
+    pipe = sdaccel.accelerate(tiny.stable_diffusion(), "none", step_cache={"budget": 1.0})
+    tiny.draw(pipe, num_inference_steps=10)
+    fewest = min(len(row["full"]) for row in found["tables"][1]["rows"])
+    assert sdaccel.report(pipe)["step_cache"].ran["unet full"] == fewest
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--depth", "0"), "depth is a whole number of at least 1"),
+        (("--batch", "0"), "batch must be a whole number of at least 1"),
+    ],
+)
+def test_bad_options_are_named_before_anything_is_loaded(
+    run: Any, words: tuple[str, ...], more: tuple[str, ...], sentence: str
+) -> None:
+    outcome = run(*words, *more)
+    assert outcome.code == exits.BAD_INPUT
+    assert sentence in outcome.complaint
+
+
+def test_what_can_t_be_calibrated_is_one_sentence(run: Any, words: tuple[str, ...]) -> None:
+    outcome = run(*words, "--steps", "4", "--depth", "9")
+    assert "depth must be smaller" in outcome.complaint
+    outcome = run(*words, "--steps", "2")
+    assert "draw with more steps, at least 3" in outcome.complaint
