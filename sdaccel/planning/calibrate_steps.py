@@ -16,6 +16,7 @@ from ..accelerate import accelerated, report
 from ..errors import PassError
 from ..passes.step_cache import CACHE, StepCache
 from ..passes.step_cache_calibration import Calibration, Row, Table, guidance_of, identity_of
+from ..passes.step_cache_schedule import Schedule
 from ..quality.latents import latent_distance
 from ..quality.pictures import psnr
 from .step_schedules import Matrix, best_schedules
@@ -29,6 +30,8 @@ Draw = Callable[[str], list["Drawing"]]
 """Draws the same prompts from the same noise each time; its argument names what with."""
 SHARES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 """The shares of full steps that are tried."""
+INTERVALS = (2, 3, 4, 5)
+"""Full steps at equal distances, which are tried too: errors of late steps may count more."""
 _EQUAL = 200.0
 """What equal pictures count for, in dB."""
 _SAMPLE = 16384
@@ -124,7 +127,7 @@ def _caches(pipe: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _schedules(products: Matrix, shares: Sequence[float]) -> list[tuple[tuple[int, ...], int]]:
-    """For each share of full steps the best schedule of all orders, and its order."""
+    """For each share of full steps the best schedule of all orders, and its order; intervals."""
     total = len(products)
     by_order = {order: best_schedules(products, order) for order in (0, 1, 2)}
     counts = sorted({min(total - 1, max(2, round(share * total))) for share in shares})
@@ -132,6 +135,10 @@ def _schedules(products: Matrix, shares: Sequence[float]) -> list[tuple[tuple[in
     for count in counts if total > 2 else []:
         order = min(by_order, key=lambda each: by_order[each][count][1])
         chosen.append((by_order[order][count][0], order))
+    for interval in INTERVALS:
+        steps = tuple(sorted(Schedule(interval).choose(total).full))
+        if len(steps) < total and (steps, 1) not in chosen:
+            chosen.append((steps, 1))
     return chosen
 
 

@@ -38,7 +38,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Calibration, Path]:
 def test_each_row_s_distance_is_that_of_its_pictures(kept: tuple[Calibration, Path]) -> None:
     (table,) = kept[0].tables
     assert (table.steps, table.guidance, table.prompts) == (12, 7.5, 1)
-    assert [len(row.full) for row in table.rows] == [4, 6, 10]
+    counts = [len(row.full) for row in table.rows]
+    assert counts[:3] == [4, 6, 10]
+    assert (0, 3, 6, 9, 11) in [row.full for row in table.rows]
     plain = draw(tiny.stable_diffusion())
     for row in table.rows:
         pipe = cached(tiny.stable_diffusion(), steps=row.full, forecast=row.forecast)
