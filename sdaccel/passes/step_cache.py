@@ -36,7 +36,8 @@ class StepCache(Pass):
     """Compute the deep part of a UNet or a transformer at some steps only.
 
     What matters:
-        interval: each `interval`-th step is full; the first and the last step are in any case.
+        interval: each `interval`-th step is full, and the last, and the first ones that a forecast
+            needs.
         steps: the numbers of the full steps instead, from 0; beyond the largest all are full.
         budget: the least mean PSNR against stock's pictures, in dB, that is to be kept: takes full
             steps and forecast from what `sdaccel calibrate` has measured for this model, scheduler,

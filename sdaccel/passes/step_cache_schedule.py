@@ -34,8 +34,9 @@ class Chooses(Protocol):
 class Schedule:
     """Full steps: each `interval`-th one, or those of the list `steps` (counted from 0).
 
-    The first step and the last one are full in any case, and with a list each step beyond the
-    list's last: a list made for fewer steps never leaves the end of a longer generation shallow.
+    The first step and the last one are full in any case, with an interval as many at the start as
+    a forecast of `order` needs, and with a list each step beyond the list's last: a list made for
+    fewer steps never leaves the end of a longer generation shallow.
     Below `fewest` steps all are full.
     """
 
@@ -49,7 +50,8 @@ class Schedule:
         if total < self.fewest:
             return Choice.everything(total, f"{total} steps are too few to skip in")
         if self.steps is None:
-            chosen: Iterable[int] = range(0, total, self.interval)
+            start = range(self.order + 1)
+            chosen: Iterable[int] = (*start, *range(self.order, total, self.interval))
         else:
             beyond = max(self.steps, default=total) + 1
             chosen = (*self.steps, *range(beyond, total))

@@ -25,7 +25,7 @@ def test_what_a_shallow_step_takes_over_is_what_it_would_have_computed(family: F
     pipe = pipeline_of(family)
     model = model_of(pipe)
     truth = forward(model, family.draw(SIZES[0], 0, torch.float32))
-    sdaccel.accelerate(pipe, "none", step_cache={"interval": 9, "first": 0})
+    sdaccel.accelerate(pipe, "none", step_cache={"interval": 9, "forecast": 0, "first": 0})
     record = sdaccel.report(pipe)["step_cache"]
     if family.name in REFUSED:
         assert record.refused == {"denoiser": REFUSED[family.name]}

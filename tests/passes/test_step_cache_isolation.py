@@ -96,7 +96,7 @@ def test_a_text_that_changes_amid_the_steps_is_computed_in_full() -> None:
     pipe = cached(tiny.stable_diffusion(), **OPTIONS)
 
     def change(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 3:
+        if step == 2:
             kwargs["prompt_embeds"] = kwargs["prompt_embeds"].flip(0)
         return kwargs
 
@@ -105,8 +105,8 @@ def test_a_text_that_changes_amid_the_steps_is_computed_in_full() -> None:
         callback_on_step_end=change,
         callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
     )
-    # full by schedule: 0, 3, 6, 9, 11; and step 4 for the new text
-    assert ran(pipe)["unet full"] == 6
+    # full by schedule: 0, 1, 4, 7, 10, 11; and step 3 for the new text
+    assert ran(pipe)["unet full"] == 7
 
 
 def test_a_text_made_anew_at_every_step_is_never_taken_for_the_same() -> None:
@@ -128,7 +128,7 @@ def test_guidance_that_ends_amid_the_steps_starts_anew() -> None:
     pipe = cached(tiny.stable_diffusion(), **OPTIONS)
 
     def end(pipe: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 3:
+        if step == 2:
             pipe._guidance_scale = 0.0
             kwargs["prompt_embeds"] = kwargs["prompt_embeds"][1:]
         return kwargs
@@ -138,7 +138,7 @@ def test_guidance_that_ends_amid_the_steps_starts_anew() -> None:
         callback_on_step_end=end,
         callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
     )
-    assert ran(pipe)["unet full"] == 6
+    assert ran(pipe)["unet full"] == 7
 
 
 def test_the_two_calls_of_sequential_guidance_are_kept_apart() -> None:
@@ -156,7 +156,7 @@ def test_img2img_counts_the_steps_that_it_makes() -> None:
     pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     picture = torch.rand(1, 3, 16, 16, generator=seeded(3))
-    cached(pipe, interval=4)
+    cached(pipe, interval=4, forecast=0)
     pipe("a cat", image=picture, strength=0.5, num_inference_steps=24, generator=seeded(0))
     # 12 of the 24 steps: 0, 4, 8 and the last
     assert ran(pipe)["unet full"] == 4

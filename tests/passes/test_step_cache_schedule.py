@@ -23,6 +23,11 @@ def test_each_interval_th_step_is_full_and_so_are_the_ends(
     assert Schedule(interval).choose(total).full == full
 
 
+def test_a_forecast_has_as_many_full_steps_at_the_start_as_it_needs() -> None:
+    assert Schedule(3, order=1).choose(12).full == {0, 1, 4, 7, 10, 11}
+    assert Schedule(4, order=2).choose(12).full == {0, 1, 2, 6, 10, 11}
+
+
 def test_a_list_is_taken_as_it_is_and_the_ends_are_added() -> None:
     assert Schedule(3, (2, 5, 11)).choose(12).full == {0, 2, 5, 11}
     assert Schedule(3, (2, 5, 10)).choose(12).full == {0, 2, 5, 10, 11}
