@@ -64,7 +64,7 @@ class StepCache(Pass):
     name: ClassVar[str] = "step_cache"
     summary: ClassVar[str] = "deep features kept for some steps"
     effect: ClassVar[Effect] = Effect.APPROXIMATE
-    order: ClassVar[int] = 95
+    order: ClassVar[int] = 97
 
     def __post_init__(self) -> None:
         for name, least in (("interval", 1), ("depth", 1), ("first", 0), ("last", 0)):
