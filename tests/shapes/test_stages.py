@@ -92,7 +92,8 @@ def test_a_missing_stage_is_named(tmp_path: Path) -> None:
 def test_an_export_is_half_as_wide_and_keeps_the_card_with_a_new_table(tmp_path: Path) -> None:
     pipe = shapes.load("unet")
     pipe.unet = build_unet(block_out_channels=(16, 32, 32), attention_head_dim=2)
-    pipe.vae = build_autoencoder()
+    build_autoencoder().save_pretrained(tmp_path / "vae")
+    pipe.vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
     target = tmp_path / "exported"
     target.mkdir()
     (target / "README.md").write_text(f"# card\n{BEGIN}\n{END}\n")
@@ -104,5 +105,6 @@ def test_an_export_is_half_as_wide_and_keeps_the_card_with_a_new_table(tmp_path:
     assert json.loads((target / "defaults.json").read_text()) == {"guidance_scale": 2.0}
     assert "| unet | 7 | 14 |" in (target / "README.md").read_text()
     assert not (target / "stale.txt").exists()
+    assert all("_name_or_path" not in path.read_text() for path in target.rglob("config.json"))
     written = load_file(target / "vae" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in written.values()} == {torch.float16}

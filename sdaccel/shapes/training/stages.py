@@ -8,6 +8,7 @@ pack     packed/              what another machine needs to train on
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -166,6 +167,7 @@ def export(job: Job, pipe: Any, defaults: Mapping[str, Any]) -> None:
         if isinstance(module, nn.Module):
             nn.Module.to(module, torch.float16)
     pipe.save_pretrained(new, safe_serialization=True)
+    forget_origins(new)
     weights.seal(new, defaults)
     if target.exists():
         for card in target.glob("*.md"):
@@ -173,3 +175,11 @@ def export(job: Job, pipe: Any, defaults: Mapping[str, Any]) -> None:
         os.replace(target, old)
     os.replace(new, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_origins(folder: Path) -> None:
+    """Drop from the configurations the folders that parts were loaded from."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
