@@ -20,7 +20,10 @@ def words(model: str, tmp_path: Path) -> tuple[str, ...]:
     return ("calibrate", "--model", model, "--prompts", str(file), "-n", "2", "--size", "16")
 
 
-def test_what_is_measured_is_kept_where_the_pass_finds_it(run: Any, words: tuple[str, ...]) -> None:
+def test_what_is_measured_is_kept_where_the_pass_finds_it(
+    run: Any, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path / "cache"))
     for steps in ("8", "10"):
         outcome = run(*words, "--json", "--steps", steps)
         assert outcome.code == exits.OK, outcome.err

@@ -84,7 +84,10 @@ def test_a_calibration_that_does_not_fit_is_refused(
     assert sentence in reason
 
 
-def test_a_calibration_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
+def test_a_calibration_that_is_missing_or_damaged_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path / "empty"))
     pipe = cached(tiny.stable_diffusion(), budget=30.0)
     assert sdaccel.report(pipe)["step_cache"].refused == {
         "unet": "there is no calibration yet: make one with `sdaccel calibrate`"
