@@ -1,7 +1,7 @@
 """What the autoencoders' losses look at: edges above all.
 
-A small star is a hundredth of a picture, and its arms a tenth of that: a plain mean over pixels
-blurs them first, and what is blurred no checker takes for a star.
+A small star covers a fortieth of a picture, and its arms are a few pixels wide: a plain mean over
+pixels leaves them blurred, and what is blurred no checker takes for a star.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def build_autoencoder(**changes: Any) -> AutoencoderKLWan:
     Patches of 4 x 4 pixels before the first convolution, as Wan 2.2 has patches of 2 x 2, make it
     cheap enough to train on a CPU: no 3-D convolution sees more than 24 positions a side. With
     16-fold space and 4-fold time, 25.8 dB after 24 minutes of a core, small things were blobs: the
-    checker took 4% of 48 decoded clips for what they show. This one is that far after 6 minutes.
+    checker took 4% of 48 decoded clips for what they show; of this one, after 30 minutes and with a
+    loss that looks at edges, 72% of 32 (29.8 dB held out).
     """
     from diffusers import AutoencoderKLWan
 
