@@ -13,24 +13,7 @@ STEPS = 12
 
 def flux() -> Any:
     """A FLUX pipe of two double and four single blocks, guided by two calls a step."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-
-    pipe = tiny.flux()
-    torch.manual_seed(3)
-    transformer = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=2,
-        num_single_layers=4,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(4, 4, 8),
-    )
-    pipe.register_modules(transformer=transformer.eval())
-    return pipe
+    return tiny.flux(num_layers=2, num_single_layers=4)
 
 
 def controlnet() -> Any:

@@ -100,7 +100,7 @@ def stable_diffusion(**changes: Any) -> Any:
     return pipe
 
 
-def flux() -> Any:
+def flux(num_layers: int = 1, num_single_layers: int = 1) -> Any:
     """A FluxPipeline without text encoders: it takes embeddings, and guides sequentially."""
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -109,8 +109,8 @@ def flux() -> Any:
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=num_layers,
+        num_single_layers=num_single_layers,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=32,
