@@ -24,7 +24,7 @@ from sdaccel.shapes.video.renderer import FRAMES, SIZE, draw_clip, render_clip
 
 KL_WEIGHT = 2e-4
 CHANGE_WEIGHT = 0.5
-LATENT_NOISE = 0.1
+LATENT_NOISE = 0.25
 FINE = ("star", "cross")
 FINE_SHARE = 0.5
 KINDS = (
