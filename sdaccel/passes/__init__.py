@@ -21,6 +21,7 @@ _CLASSES = {
     "fuse": "Fuse",
     "schedulers": "Schedulers",
     "hoist": "Hoist",
+    "token_merge": "TokenMerge",
     "step_cache": "StepCache",
 }
 NAMES = tuple(_CLASSES)
