@@ -1,9 +1,9 @@
 """How long work takes at about these rates, for passes that must know whether skipping some pays.
 
 What decides is a ratio of two times, known before anything runs and the same in every run: a pass
-that changes the picture must not decide by a clock. A CPU's rates are those of one core of an AMD
-EPYC (Zen 5) in torch's own products and attention, bf16 and fp32 alike within a factor of two; a
-GPU's are half of what its data sheet says.
+that changes the picture must not decide by a clock. A CPU's rates are about those of one core of an
+AMD EPYC (Zen 5) in products that its caches hold, so rather high; a GPU's are half of what its data
+sheet says.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Rates:
         return flops / self.flops + size / self.bytes + launches * self.launch
 
 
-_CPU = Rates(flops=5e10, bytes=5e9, launch=8e-6)
+_CPU = Rates(flops=1e11, bytes=5e9, launch=8e-6)
 # an A100's, for a GPU that no table knows
 _GPU = Rates(flops=_SHARE * 312e12, bytes=_SHARE * 1.6e12, launch=8e-6)
 

@@ -3,6 +3,16 @@
 Merging is decided by a matching that serves several steps, and applied by one gather before the
 attention and one after it. It is done only where the time that it is expected to save is clearly
 above what it takes.
+
+SD1.5's UNet, 512x512, batch 2, bf16, CPU seconds of one forward on one thread of a busy AMD EPYC
+(Zen 5; torch 2.13; random weights): 7.84 whole, 5.62 with a new map and 5.45 with a kept one, 5.64
+by tomesd 0.1.3 at the same ratio. Beside the pass `attention`: 5.23, 4.77 and 4.64.
+
+How much it changes depends on the model. Merged whatever that costs, with the defaults, pictures of
+the embedded UNet (64 tokens, 4 prompts) have a mean PSNR of 43 dB against stock's, as with a map
+for each step, and of 34 with one map for all 25; those of the embedded transformer (64 tokens, all
+blocks, 3 prompts) one of 17, and of 21 with a ratio of 0.25 or in two blocks alone, and they take
+longer. By themselves both stay whole.
 """
 
 from __future__ import annotations

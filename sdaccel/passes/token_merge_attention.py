@@ -88,18 +88,18 @@ class MergedAttention:
             return 0
         assert count is not None
         beside = between if encoder is None else encoder.shape[1]
-        if not self._pays(count, beside, states):
+        if not self._pays(count, beside, states, "image_rotary_emb" in known):
             ran[f"{name} whole, too few tokens"] += 1
             return 0
         return count
 
-    def _pays(self, count: int, beside: int, states: Any) -> bool:
+    def _pays(self, count: int, beside: int, states: Any, rotated: bool) -> bool:
         settings, state = self._settings, self._state
         if settings.fewest is not None:
             return count >= max(4, settings.fewest)
         merging = Merging(
             *(states.shape[0], count, beside, states.shape[2], states.dtype.itemsize),
-            *(settings.ratio, settings.every),
+            *(settings.ratio, settings.every, rotated),
         )
         return state.pays(merging, rates_of(states.device))
 
