@@ -21,6 +21,8 @@ _CLASSES = {
     "fuse": "Fuse",
     "schedulers": "Schedulers",
     "hoist": "Hoist",
+    "sparse_attention": "SparseAttention",
+    "token_merge": "TokenMerge",
     "step_cache": "StepCache",
 }
 NAMES = tuple(_CLASSES)

@@ -106,7 +106,7 @@ class FeatureCache:
             self._call = self._asked = None
             return
         self._host, self._call = host, None
-        self._asked = _signature(args, kwargs), _condition(host, args, kwargs)
+        self._asked = _signature(args, kwargs), condition_of(arguments_of(host, args, kwargs))
 
     def end(self) -> None:
         """The denoiser's forward is over: its forward hook."""
@@ -207,10 +207,14 @@ def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
     )
 
 
-def _condition(host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The tensor of a call's text or class; the first of a list; None where there is none."""
+def arguments_of(host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a denoiser, by name."""
     kind: Any = type(host)
-    given = {**dict(zip(_parameters(kind), args, strict=False)), **kwargs}
+    return {**dict(zip(_parameters(kind), args, strict=False)), **kwargs}
+
+
+def condition_of(given: dict[str, Any]) -> Any:
+    """The tensor of a call's text or class; the first of a list; None where there is none."""
     found = next((given[name] for name in _CONDITIONS if given.get(name) is not None), None)
     while isinstance(found, (list, tuple)) and found:
         found = found[0]
