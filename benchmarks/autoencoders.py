@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sdaccel.target import dtype_of
+
 from .families import Draw, Family, Size
 from .workloads import Call, Workload, noise
 
@@ -146,8 +148,7 @@ def one_decoding(pipe: Any, shape: tuple[int, ...]) -> Call:
     """
     import torch
 
-    first = next(pipe.vae.parameters())
-    latents = noise(0, 1, *shape).to(torch.bfloat16).to(first.device, first.dtype)
+    latents = noise(0, 1, *shape).to(torch.bfloat16).to(pipe.vae.device, dtype_of(pipe.vae))
 
     def call() -> torch.Tensor:
         with torch.no_grad():

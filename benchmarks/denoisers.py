@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sdaccel.target import dtype_of
+
 from .families import Draw, Family, Inputs, Size, families, forward
 from .workloads import Call, Workload
 
@@ -268,8 +270,7 @@ def one_forward(pipe: Any, family: Family, size: Size) -> Call:
     import torch
 
     model = pipe.denoiser
-    largest = max(model.parameters(), key=torch.Tensor.numel)
-    inputs = _moved(family.draw(size, 0, torch.bfloat16), largest)
+    inputs = _moved(family.draw(size, 0, torch.bfloat16), model)
 
     def call() -> torch.Tensor:
         return forward(model, inputs).float()
@@ -277,15 +278,17 @@ def one_forward(pipe: Any, family: Family, size: Size) -> Call:
     return call
 
 
-def _moved(inputs: Any, like: torch.Tensor) -> Any:
-    """Every tensor on the device of `like`, those in bfloat16 in its dtype."""
+def _moved(inputs: Any, model: Any) -> Any:
+    """Every tensor on the model's device, those in bfloat16 in what it computes in."""
     import torch
     from torch.utils import _pytree
+
+    dtype = dtype_of(model)
 
     def moved(each: Any) -> Any:
         if not isinstance(each, torch.Tensor):
             return each
-        return each.to(like.device, like.dtype if each.dtype == torch.bfloat16 else each.dtype)
+        return each.to(model.device, dtype if each.dtype == torch.bfloat16 else each.dtype)
 
     return _pytree.tree_map(moved, inputs)
 

@@ -10,6 +10,7 @@ from typing import Any
 import sdaccel
 from sdaccel import device
 from sdaccel.errors import PlanError
+from sdaccel.target import kind_of
 
 from . import architectures, peers
 from .errors import BenchmarkError, Skip
@@ -220,11 +221,10 @@ def to_fast_dtype(
         if required:
             raise Skip(f"{choice.reason[0].upper()}{choice.reason[1:]}.")
         return
-    encoders = [name for name in pipe.components if name.startswith("text_encoder")]
-    for name in (*names, *encoders):
+    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    kinds = {name: kind_of(name, type(part)) for name, part in parts.items()}
+    for name in (*names, *(name for name in kinds if kinds[name] == "text_encoder")):
         network = getattr(pipe, name)
-        if network is None:
-            continue
         cast(network, choice.dtype)
         network.to(memory_format=torch.channels_last)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdaccel.target import kind_of
+from sdaccel.target import dtype_of, kind_of
 
 from . import architectures
 from .errors import BenchmarkError
@@ -145,11 +145,11 @@ def unet_forward(pipe: Any, size: int) -> Call:
     """One forward of the UNet on (2, 4, size, size) latents and 77 text embeddings, as fp32."""
     import torch
 
-    config, first = pipe.unet.config, next(pipe.unet.parameters())
-    like = {"device": first.device, "dtype": first.dtype}
+    config = pipe.unet.config
+    like = {"device": pipe.unet.device, "dtype": dtype_of(pipe.unet)}
     latents = noise(0, 2, config.in_channels, size, size).to(**like)
     prompt = noise(1, 2, 77, config.cross_attention_dim).to(**like)
-    timestep = torch.tensor(500, device=first.device)
+    timestep = torch.tensor(500, device=pipe.unet.device)
 
     def call() -> torch.Tensor:
         with torch.no_grad():
@@ -164,8 +164,8 @@ def vae_decode(pipe: Any, size: int) -> Call:
     """One picture decoded from (1, 4, size, size) latents, as fp32."""
     import torch
 
-    first = next(pipe.vae.parameters())
-    latents = noise(0, 1, pipe.vae.config.latent_channels, size, size).to(first.device, first.dtype)
+    latents = noise(0, 1, pipe.vae.config.latent_channels, size, size)
+    latents = latents.to(pipe.vae.device, dtype_of(pipe.vae))
 
     def call() -> torch.Tensor:
         with torch.no_grad():
