@@ -7,7 +7,6 @@ from typing import Any
 
 from ..rows import Row
 from ..selection import Entry
-from ..shifts import shift
 from . import wording
 from .drawing import Spec, altair, data, role_colour, spec
 
@@ -57,8 +56,7 @@ def _bar(row: Row) -> dict[str, Any]:
     """What is drawn of a row."""
     speedup = 1.0 if row.kind == "stock" and row.speedup is None and row.seconds else row.speedup
     shown = speedup if row.status == "ok" else None
-    interval = shift(row.seconds, row.baseline_seconds) if shown is not None else None
-    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    low, high = (None, None) if shown is None else (row.speedup_low, row.speedup_high)
     text = row.status if shown is None else wording.factor(shown)
     return {
         "rung": wording.label(row),

@@ -10,7 +10,6 @@ from ..kernel_rows import KernelRow, verdict_text
 from ..prices import cost
 from ..rows import Row
 from ..selection import Entry
-from ..shifts import shift
 from . import wording
 
 
@@ -122,10 +121,10 @@ def _spread(entry: Entry) -> Cell:
 
 
 def _interval(entry: Entry) -> Cell:
-    found = shift(entry.row.seconds, entry.row.baseline_seconds)
-    if found is None:
+    low, high = entry.row.speedup_low, entry.row.speedup_high
+    if low is None or high is None:
         return Cell("", None, True)
-    return Cell(f"{found.low:.2f} to {found.high:.2f}", found.low, True)
+    return Cell(f"{low:.2f} to {high:.2f}", low, True)
 
 
 def _pays(entry: Entry) -> Cell:

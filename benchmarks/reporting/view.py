@@ -128,7 +128,7 @@ _LADDERS = {
     False: (
         "The ladder",
         "How many times as fast as stock diffusers in fp32, in turns with it in one process. Lines "
-        "through the bars are 95% intervals, from four samples on; pale bars with ! are noisy.",
+        "through the bars are 95% intervals, from six rounds on; pale bars with ! are noisy.",
     ),
     True: (
         "The ladder, scaled down",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..rows import Row
-from ..shifts import shift
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
 
@@ -27,14 +26,9 @@ def label(row: Row) -> str:
 def role(row: Row) -> str:
     """Whose rung it is, and whether it is one of ours that is slower than stock beyond noise."""
     if row.kind in _OURS:
-        return LOSES if _loses(row) else PLAN
+        surely_slower = row.speedup_high is not None and row.speedup_high < 1
+        return LOSES if surely_slower else PLAN
     return STOCK if row.kind == "stock" else PEER
-
-
-def _loses(row: Row) -> bool:
-    found = shift(row.seconds, row.baseline_seconds)
-    high = row.speedup if found is None else found.high
-    return high is not None and high < 1
 
 
 def seconds(value: float | None) -> str:
