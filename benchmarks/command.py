@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import overheads, workloads
+from . import overheads, text_encoders, workloads
 from .ladder import Options
 from .rungs import DEFAULT
 
@@ -25,9 +25,13 @@ def parser() -> argparse.ArgumentParser:
     usual = [*workloads.DEFAULT, overheads.NAME]
     add("--workload", nargs="+", metavar="NAME", help=f"{', '.join(usual)} (the default), or all")
     add("--model", nargs="+", default=[], metavar="MODEL", help="a hub id, a folder or a file")
+    add(
+        "--text-encoders", action="store_true", help="the text encoders of published models as well"
+    )
     add("--rungs", nargs="+", metavar="RUNG", help=f"{', '.join(DEFAULT)}, a plan, fewer-steps-N")
     add("--peers", action="store_true", help="every peer as well")
     add("--each-pass", metavar="PLAN", help="the passes of a plan as well, added one at a time")
+    add("--frontier", action="store_true", help="several approximate settings, and their controls")
     add("--repeats", type=_count, default=6, metavar="N", help="timed samples a rung (6)")
     add("--quick", action="store_true", help="scaled-down workloads, labelled as such")
     add("--output", type=Path, default=Path("benchmarks/results"), metavar="FOLDER")
@@ -55,17 +59,19 @@ def self_test_parser() -> argparse.ArgumentParser:
 
 def workloads_of(options: argparse.Namespace) -> list[str]:
     """The workloads that were asked for, each once."""
-    given = options.workload or ([] if options.model else [*workloads.DEFAULT, overheads.NAME])
+    named = options.model or options.text_encoders
+    given = options.workload or ([] if named else [*workloads.DEFAULT, overheads.NAME])
     if ALL in given:
         given = [*workloads.known_names(), overheads.NAME]
-    return list(dict.fromkeys([*given, *options.model]))
+    encoders = text_encoders.TEXT_ENCODERS if options.text_encoders else ()
+    return list(dict.fromkeys([*given, *encoders, *options.model]))
 
 
 def rungs_of(options: argparse.Namespace) -> list[str]:
     """The rungs that were asked for by name."""
     from .peer_rungs import PEERS
 
-    given = options.rungs or ([] if options.each_pass else DEFAULT)
+    given = options.rungs or ([] if options.each_pass or options.frontier else DEFAULT)
     return [*given, *([each.name for each in PEERS] if options.peers else [])]
 
 
@@ -90,7 +96,7 @@ def alone(name: str, options: argparse.Namespace, seconds: float) -> list[str]:
         words += [f"--{key}", str(value)]
     words += ["--rungs", *options.rungs] if options.rungs else []
     words += ["--each-pass", options.each_pass] if options.each_pass else []
-    flags = ("peers", "quick", "together", "no_memory", "no_stages", "no_controls")
+    flags = ("peers", "frontier", "quick", "together", "no_memory", "no_stages", "no_controls")
     return words + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(options, flag)]
 
 

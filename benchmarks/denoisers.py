@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdaccel.target import dtype_of
 
+from .architectures import Place
 from .families import Draw, Family, Inputs, Size, families, forward
-from .workloads import Call, Workload
+from .workloads import Call, Clip, Workload
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +26,8 @@ class Denoiser:
     """A published model: of a tiny `family`'s class and inputs, with its own `config` and `size`.
 
     `quick` changes the config: as wide and with every kind of block, but few of them, and `less` is
-    the smaller input that goes with it. A picture or clip takes `steps`. What is `absent` of the
-    family's inputs this model does not take.
+    the smaller input that goes with it. A picture or `clip` takes `steps` of so many `calls` each.
+    What is `absent` of the family's inputs this model does not take.
     """
 
     family: str
@@ -36,6 +37,8 @@ class Denoiser:
     quick: Mapping[str, Any]
     less: Mapping[str, int]
     steps: int
+    calls: int = 1
+    clip: Clip | None = None
     absent: tuple[str, ...] = ()
 
     def chosen(self, quick: bool) -> tuple[Family, Size]:
@@ -166,6 +169,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         _FEW,
         _SMALLER,
         steps=50,
+        calls=2,
     ),
     "z-image": Denoiser(
         "Z-Image",
@@ -184,6 +188,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"layers_per_block": 1},
         {"height": 16, "width": 16, "frames": 4},
         steps=25,
+        clip=Clip(16, 8),
     ),
     "cogvideox-2b": Denoiser(
         "CogVideoX",
@@ -194,6 +199,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"num_layers": 2, "sample_height": 30, "sample_width": 44, "sample_frames": 17},
         {"height": 30, "width": 44, "frames": 5},
         steps=50,
+        clip=Clip(49, 8),
         absent=("image_rotary_emb",),
     ),
     "cogvideox-5b": Denoiser(
@@ -204,6 +210,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"num_layers": 1},
         {"height": 30, "width": 44, "frames": 5},
         steps=50,
+        clip=Clip(49, 8),
     ),
     "ltx-video": Denoiser(
         "LTX",
@@ -214,6 +221,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"num_layers": 3},
         {"frames": 5},
         steps=50,
+        clip=Clip(121, 24),
     ),
     "wan2.1-1.3b": Denoiser(
         "Wan 2.1",
@@ -223,6 +231,8 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"num_layers": 3},
         _CLIP,
         steps=50,
+        calls=2,
+        clip=Clip(81, 16),
     ),
     "wan2.1-14b": Denoiser(
         "Wan 2.1",
@@ -232,6 +242,8 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"num_layers": 1},
         _CLIP,
         steps=50,
+        calls=2,
+        clip=Clip(81, 16),
     ),
     "hunyuan-video": Denoiser(
         "HunyuanVideo",
@@ -241,6 +253,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {**_SINGLES, "num_refiner_layers": 1},
         {"height": 34, "width": 60, "frames": 3},
         steps=30,
+        clip=Clip(61, 24),
     ),
 }
 
@@ -253,13 +266,20 @@ def workload(name: str, quick: bool) -> Workload:
         name=name,
         summary=f"{denoiser.summary}, one forward",
         unit="forward",
-        build=lambda: _pipeline(family),
+        make=lambda place: _pipeline(family, place),
         prepare=lambda pipe: one_forward(pipe, family, size),
         networks=("denoiser",),
         quick=quick,
-        calls_per_picture=denoiser.steps,
-        settings={"input": vars(size), **({"config": dict(denoiser.quick)} if quick else {})},
+        calls_per_picture=denoiser.steps * denoiser.calls,
+        settings=_settings(denoiser, size, quick),
     )
+
+
+def _settings(denoiser: Denoiser, size: Size, quick: bool) -> dict[str, Any]:
+    """The input; when quick what was scaled down, else how long the clip is."""
+    if quick:
+        return {"input": vars(size), "config": dict(denoiser.quick)}
+    return {"input": vars(size), **(vars(denoiser.clip) if denoiser.clip else {})}
 
 
 def one_forward(pipe: Any, family: Family, size: Size) -> Call:
@@ -293,7 +313,7 @@ def _moved(inputs: Any, model: Any) -> Any:
     return _pytree.tree_map(moved, inputs)
 
 
-def _pipeline(family: Family) -> Any:
+def _pipeline(family: Family, place: Place) -> Any:
     from .family_pipeline import pipeline_of
 
-    return pipeline_of(family)
+    return pipeline_of(family, place=place)

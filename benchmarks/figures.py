@@ -53,6 +53,7 @@ class Figures:
             row.notes.append(str(error))
             return
         row.setup_peak_memory, row.peak_memory = memory.setup, memory.steady
+        row.host_memory = memory.host
 
     def stages(self, row: Row, opened: Opened, call: Call) -> None:
         """Where the time of a whole generation goes; one forward has no stages."""

@@ -25,7 +25,8 @@ STATUSES = ("ok", "did nothing", "skipped", "wrong", "failed", "out of memory")
 class Row:
     """One rung of one workload: what it is, whether it is right, and then how fast.
 
-    Times are in seconds per `unit`, memory in bytes, `error` is the relative L2 distance of the
+    Times are in seconds per `unit`, memory in bytes: the device's, and with a GPU `host_memory`
+    beside it. `error` is the relative L2 distance of the
     output from stock fp32, `stolen` the largest share of the processors that a virtual machine's
     host kept during a sample of these or of stock's. `canary_seconds` are what a fixed workload
     took between the samples, `stages` seconds per unit from calls of their own. A value that was
@@ -56,6 +57,7 @@ class Row:
     copy_ceiling: float | None = None
     peak_memory: int | None = None
     setup_peak_memory: int | None = None
+    host_memory: int | None = None
     quality: dict[str, float] = field(default_factory=dict)
     passes: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)

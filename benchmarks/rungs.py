@@ -13,8 +13,10 @@ from sdaccel.errors import PlanError
 from sdaccel.target import kind_of
 
 from . import architectures, peers
+from .architectures import Place
 from .errors import BenchmarkError, Skip
 from .families import cast
+from .plan_options import plan_of
 from .workloads import Workload
 
 BASELINE = "stock-fp32"
@@ -70,10 +72,11 @@ def rung(name: str) -> Rung:
     if found is not None:
         return found
     try:
-        plan = sdaccel.Plan.of(name)
+        plan = plan_of(name)
     except PlanError as error:
         raise BenchmarkError(
-            f"There is no rung '{name}': choose from {', '.join(known)}, fewer-steps-N, or a plan."
+            f"There is no rung '{name}': choose from {', '.join(known)}, fewer-steps-N, or a plan "
+            f"such as eager+step_cache[interval=2]. {error}"
         ) from error
     return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, workload, plan))
 
@@ -192,12 +195,12 @@ def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
 
 
 def in_16_bit(workload: Workload) -> Any:
-    """The stock pipe in a GPU's 16-bit type, cast before it moves there; `Skip` without a GPU."""
+    """The stock pipe in a GPU's 16-bit type, never in fp32 there; `Skip` without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
         raise Skip("It is stock's stand-in on a GPU that has no room for fp32.")
-    pipe = workload.build()
+    pipe = workload.make(Place("cuda", device.faster_dtype("cuda").dtype))
     to_fast_dtype(pipe, workload.networks_of(pipe), required=True, where="cuda")
     return pipe.to("cuda")
 

@@ -38,7 +38,7 @@ class Shift:
         return -1 if self.high < 1.0 and self.factor < 1.0 / (1.0 + tolerance) else 0
 
 
-def shift(first: Sequence[float], second: Sequence[float], paired: bool = False) -> Shift | None:
+def shift(first: Sequence[float], second: Sequence[float], *, paired: bool = False) -> Shift | None:
     """From positive samples to other positive samples, with `paired` the i-th to the i-th.
 
     None where they are too few to tell: six pairs, or four samples a side, are the fewest.

@@ -59,6 +59,7 @@ def rungs_table(entries: Sequence[Entry], per_hour: float | None) -> Table:
         "set-up": lambda each: _figure(each.row.setup_seconds, wording.seconds),
         "pays after": _pays,
         "memory": lambda each: _figure(each.row.peak_memory, wording.memory),
+        "host memory": lambda each: _figure(each.row.host_memory, wording.memory),
         "quality": lambda each: _words(wording.quality(each.row)),
         "effect": lambda each: _words(each.row.effect),
     }

@@ -6,8 +6,9 @@ from ..rows import Row
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
 
-STOCK, PEER, PLAN, LOSES = "stock", "others", "sdaccel", "sdaccel, slower"
-ROLES = (STOCK, PEER, PLAN, LOSES)
+STOCK, CONTROL, PEER = "stock", "fewer steps", "others"
+PLAN, LOSES = "sdaccel", "sdaccel, slower"
+ROLES = (STOCK, CONTROL, PEER, PLAN, LOSES)
 """What a bar or a point stands for, in the legend's order."""
 
 _OURS = ("plan", "kernel")
@@ -23,12 +24,17 @@ def label(row: Row) -> str:
     return f"{row.rung} · {dtype(row)}"
 
 
+def short(row: Row) -> str:
+    """A rung's name where there is little room: of a plan with options, what is added last."""
+    return row.rung.rsplit("+", 1)[-1] if "[" in row.rung else row.rung
+
+
 def role(row: Row) -> str:
     """Whose rung it is, and whether it is one of ours that is slower than stock beyond noise."""
     if row.kind in _OURS:
         surely_slower = row.speedup_high is not None and row.speedup_high < 1
         return LOSES if surely_slower else PLAN
-    return STOCK if row.kind == "stock" else PEER
+    return {"stock": STOCK, "control": CONTROL}.get(row.kind, PEER)
 
 
 def seconds(value: float | None) -> str:

@@ -6,10 +6,11 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sdaccel.benchmarks import command, overheads, provenance
+from sdaccel.benchmarks import command, memory, overheads, provenance
 from sdaccel.benchmarks.__main__ import BAD_INPUT, INTERRUPTED, main
 from sdaccel.benchmarks.alone import measure_alone
 from sdaccel.benchmarks.errors import BenchmarkError
@@ -121,7 +122,23 @@ def test_memory_of_a_rung_alone_is_printed_for_the_run_that_asked(
     assert main(["alone", "tiny", "stock-fp32"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["setup"] > 100 << 20
+    assert found["host"] is None, "it is the device"
     assert found["steady"] is None or 100 << 20 < found["steady"] <= found["setup"] * 1.5
+
+
+def test_with_a_gpu_the_hosts_memory_stands_beside_the_devices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peaks = iter([7 << 30, 5 << 30])
+    gpu = SimpleNamespace(
+        max_memory_allocated=lambda: next(peaks), reset_peak_memory_stats=lambda: None
+    )
+    monkeypatch.setattr(memory, "_cuda", lambda: gpu)
+    assert main(["alone", "tiny", "stock-fp32"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["setup"], found["steady"]) == (7 << 30, 5 << 30)
+    assert found["host"] is None or 100 << 20 < found["host"] < 5 << 30
+    assert (found["host"] is None) == (not memory.reset_host_peak())
 
 
 def test_why_memory_could_not_be_measured_is_told() -> None:

@@ -96,7 +96,7 @@ def test_the_interval_misses_the_truth_in_at_most_one_of_twenty(paired: bool, no
         for _ in range(400):
             drawn = rng.normal(0, 0.05, (2, size))
             first, second = numpy.exp(drawn if noise == "normal" else numpy.abs(drawn) ** 2 * 9)
-            found = shift(list(first), list(second), paired)
+            found = shift(list(first), list(second), paired=paired)
             assert found is not None
             missed += not found.low <= 1 <= found.high
         assert missed / 400 < 0.08
