@@ -93,7 +93,9 @@ _SINGLES = {"num_layers": 1, "num_single_layers": 2}
 _SMALL = {"height": 48, "width": 48}
 _SMALLER = {"height": 32, "width": 32, "tokens": 128}
 """For models whose few blocks are wide."""
-_CLIP = {"height": 30, "width": 52, "frames": 3}
+_CLIP = {"height": 16, "width": 24, "frames": 3}
+_COG_QUICK: Mapping[str, Any] = {"sample_height": 16, "sample_width": 24, "sample_frames": 9}
+"""A quick forward is at most 0.35 TFLOP: a second or two of two processor cores."""
 
 _T5_AND_CLIP = {"text": 4096, "pooled": 768, "channels": 16}
 DENOISERS: Mapping[str, Denoiser] = {
@@ -103,7 +105,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         _SDXL,
         Size(128, 128, 1, 77, text=2048, pooled=1280),
         {"transformer_layers_per_block": (1, 1, 2), "layers_per_block": 1},
-        _SMALL,
+        {"height": 32, "width": 32},
         steps=30,
     ),
     "sd3-medium": Denoiser(
@@ -158,7 +160,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(32, 32, 1, 300, text=2304, channels=32),
         _FEW,
-        {},
+        {"height": 16, "width": 16, "tokens": 128},
         steps=20,
     ),
     "qwen-image": Denoiser(
@@ -177,7 +179,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(128, 128, 1, 128, text=2560, channels=16),
         {"n_layers": 2, "n_refiner_layers": 1},
-        _SMALLER,
+        {"height": 16, "width": 16, "tokens": 32},
         steps=50,
     ),
     "animatediff": Denoiser(
@@ -186,7 +188,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"cross_attention_dim": 768},
         Size(64, 64, 16, 77, text=768),
         {"layers_per_block": 1},
-        {"height": 16, "width": 16, "frames": 4},
+        {"height": 16, "width": 16, "frames": 2},
         steps=25,
         clip=Clip(16, 8),
     ),
@@ -196,8 +198,8 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(60, 90, 13, 226, text=4096, channels=16),
         # its table of positions belongs to the published size
-        {"num_layers": 2, "sample_height": 30, "sample_width": 44, "sample_frames": 17},
-        {"height": 30, "width": 44, "frames": 5},
+        {"num_layers": 2, **_COG_QUICK},
+        _CLIP,
         steps=50,
         clip=Clip(49, 8),
         absent=("image_rotary_emb",),
@@ -208,7 +210,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         _COG_5B,
         Size(60, 90, 13, 226, text=4096, channels=16, head=64),
         {"num_layers": 1},
-        {"height": 30, "width": 44, "frames": 5},
+        _CLIP,
         steps=50,
         clip=Clip(49, 8),
     ),
@@ -219,7 +221,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         # one token a latent of 32x32x8 pixels: the family counts 2x2 of its own as one
         Size(30, 44, 16, 128, text=4096, channels=32),
         {"num_layers": 3},
-        {"frames": 5},
+        _CLIP,
         steps=50,
         clip=Clip(121, 24),
     ),
@@ -251,7 +253,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(68, 120, 16, 256, 1, **_T5_AND_CLIP),
         {**_SINGLES, "num_refiner_layers": 1},
-        {"height": 34, "width": 60, "frames": 3},
+        {"height": 16, "width": 16, "frames": 3, "tokens": 64},
         steps=30,
         clip=Clip(61, 24),
     ),

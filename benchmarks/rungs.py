@@ -251,4 +251,6 @@ _STOCK_AND_PEERS = (
     Rung("openvino", "peer", "static shapes, latency hint", _openvino),
 )
 PLANS = ("eager", "lossless", "fast")
+QUICK = (STAND_IN, "eager", "eager+precision")
+"""Rungs that are ready at once."""
 DEFAULT = (*(each.name for each in _STOCK_AND_PEERS), *PLANS)

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 CONFIDENCE = 0.95
+FEWEST_PAIRS = 6
+"""That give an interval of that confidence."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Shift:
 def shift(first: Sequence[float], second: Sequence[float], *, paired: bool = False) -> Shift | None:
     """From positive samples to other positive samples, with `paired` the i-th to the i-th.
 
-    None where they are too few to tell: six pairs, or four samples a side, are the fewest.
+    None where they are too few to tell: `FEWEST_PAIRS`, or four samples a side, are needed.
     """
     if paired:
         logs = [math.log(after / before) for before, after in zip(first, second, strict=True)]

@@ -77,7 +77,13 @@ def spec(chart: Any, height: int) -> Spec:
             ticks=False,
             labelPadding=6,
         )
-        .configure_legend(orient="bottom", title=None, labelFontSize=12, columns=2)
+        .configure_legend(
+            orient="bottom",
+            title=None,
+            labelFontSize=12,
+            columns=2,
+            symbolBaseFillColor=COLOURS[STOCK],
+        )
     )
     values: Spec = finished.to_dict()
     return values

@@ -10,12 +10,12 @@ from ..selection import Entry
 from . import wording
 from .drawing import Spec, altair, data, role_colour, spec
 
-_HEIGHT = 320
+_HEIGHT = 340
 _SMALLEST_ERROR = 1e-8
 HIGHEST_PSNR = 60.0
 """dB: more than that nobody sees, and exact rungs have 130."""
-_ROOM = 150
-"""Pixels that a label may take."""
+_ROOM = 110
+"""Pixels that a label may take: half of it must fit beside the outermost points."""
 
 Measure = Callable[[Row], "float | None"]
 Point = dict[str, Any]
@@ -90,7 +90,10 @@ def unbeaten(points: Sequence[Point], group: str, sign: int = 1) -> list[Point]:
 def _labelled(
     entries: Sequence[Entry], measure: Measure, ends: tuple[Measure, Measure], title: str
 ) -> Spec | None:
-    """Points with their names and 95% intervals; a line through sdaccel's, one through controls."""
+    """Points with 95% intervals; a line through sdaccel's best, one through the best controls.
+
+    Those on a line have their names, and so have peers; a tooltip has everybody's.
+    """
     points = _points(entries, measure)
     if _too_few(points):
         return None
@@ -112,8 +115,10 @@ def _labelled(
         _spread(points, "value:Q", ("low", "high"), upright=True),
         _spread(points, "value:Q", ("slowest", "fastest"), upright=False),
         _marks(points, y),
-        _names([each for each in points if each["side"] == "sdaccel"], y, above=True),
-        _names([each for each in points if each["side"] != "sdaccel"], y, above=False),
+        _names(ours, y, above=True),
+        _names(
+            [*controls, *(each for each in points if each["role"] == wording.PEER)], y, above=False
+        ),
     ]
     return spec(alt.layer(*layers), _HEIGHT)
 
@@ -147,17 +152,16 @@ def _spread(points: Sequence[Point], value: str, ends: tuple[str, str], upright:
 
 
 def _names(points: Sequence[Point], y: Any, above: bool) -> Any:
-    """Labels above the points to their right, or below them to their left."""
-    side: dict[str, Any] = {"align": "left", "dx": 7, "dy": -8}
-    if not above:
-        side = {"align": "right", "dx": -7, "dy": 10}
-    words = altair().Chart(data(points)).mark_text(fontSize=11, limit=_ROOM, **side)
+    """Labels above the points, or below them."""
+    words = (
+        altair().Chart(data(points)).mark_text(fontSize=11, limit=_ROOM, dy=-11 if above else 13)
+    )
     return words.encode(x=_x(), y=y, text="label:N")
 
 
 def _x() -> Any:
     alt = altair()
-    scale = alt.Scale(zero=False, padding=28)
+    scale = alt.Scale(zero=False, padding=_ROOM // 2)
     return alt.X("speed:Q", title="times as fast as stock", scale=scale)
 
 

@@ -11,6 +11,11 @@ from . import wording
 from .drawing import Spec, altair, data, role_colour, spec
 
 _STEP = 28
+_LETTERS = 29
+_LABEL = (
+    f"length(datum.label) > {_LETTERS} ? '…' + slice(datum.label, {1 - _LETTERS}) : datum.label"
+)
+"""Of a long name the end, which tells it from others."""
 _ROOM = 1.3  # for the figure behind the longest bar
 
 
@@ -19,7 +24,7 @@ def ladder_chart(entries: Sequence[Entry], furthest: float) -> Spec:
     alt = altair()
     ordered = sorted((each.row for each in entries), key=_rank)
     base = alt.Chart(data(_bar(row) for row in ordered)).encode(
-        y=alt.Y("rung:N", sort=None, title=None),
+        y=alt.Y("rung:N", sort=None, title=None, axis=alt.Axis(labelExpr=_LABEL)),
         tooltip=[
             alt.Tooltip(f"{name}:N") for name in ("rung", "vs stock", "interval", "median", "note")
         ],

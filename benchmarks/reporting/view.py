@@ -37,11 +37,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """Charts under one heading."""
+    """Charts under one heading; `wide` ones have names at their points, and need room."""
 
     title: str
     words: str
     cards: tuple[Card, ...]
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _frontiers(entries: Sequence[Entry], identity: str) -> list[Section]:
         "plans that no other beats in both, the dashed one stock in fewer steps: a plan below it "
         "is not worth its name. Bars are 95% intervals."
     )
-    return [Section("Speed against quality", words, tuple(cards))] if cards else []
+    return [Section("Speed against quality", words, tuple(cards), wide=True)] if cards else []
 
 
 _FRONTIERS: tuple[tuple[str, str, Callable[[Sequence[Entry]], Spec | None], str], ...] = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..rows import Row
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
@@ -25,8 +27,14 @@ def label(row: Row) -> str:
 
 
 def short(row: Row) -> str:
-    """A rung's name where there is little room: of a plan with options, what is added last."""
-    return row.rung.rsplit("+", 1)[-1] if "[" in row.rung else row.rung
+    """A rung's name where there is little room: "interval 2" of a plan's options, "12 steps"."""
+    options = re.findall(r"\[([^\]]*)\]", row.rung)
+    if options:
+        return ", ".join(options).replace("=", " ")
+    control = re.fullmatch(r"fewer-steps-(\d+)(?:-(.*))?", row.rung)
+    if control is None:
+        return row.rung
+    return f"{control[1]} steps" + (f", {control[2].upper()}" if control[2] else "")
 
 
 def role(row: Row) -> str:

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+import sdaccel
 from sdaccel.benchmarks import command, memory, overheads, provenance
 from sdaccel.benchmarks.__main__ import BAD_INPUT, INTERRUPTED, main
 from sdaccel.benchmarks.alone import measure_alone
 from sdaccel.benchmarks.errors import BenchmarkError
-from sdaccel.benchmarks.ladder import Ladder
+from sdaccel.benchmarks.ladder import Ladder, Options
 from sdaccel.benchmarks.rows import Results
 from sdaccel.benchmarks.workloads import workload
 
@@ -108,6 +109,26 @@ def test_a_workload_that_is_killed_is_told_and_the_rest_goes_on(
     )
     assert main(["--workload", "tiny", "sd15-unet"]) == 1
     assert "tiny was ended by signal 9; its rows so far are kept." in capsys.readouterr().err
+
+
+def test_quick_compiles_nothing_and_takes_every_round_through_all_rungs() -> None:
+    def asked(*words: str) -> tuple[list[str], Options]:
+        given = command.parser().parse_args(words)
+        return command.rungs_of(given), command.ladder_options(given, 0.0)
+
+    rungs, options = asked("--quick")
+    assert all("compile" not in sdaccel.Plan.of(name) for name in rungs if name != "stock-16bit")
+    assert (options.together, options.memory, options.prompts, options.rounds) == (
+        True,
+        False,
+        4,
+        6,
+    )
+    rungs, options = asked("--quick", "--rungs", "lossless", "--prompts", "9")
+    assert (rungs, options.prompts) == (["lossless"], 9)
+    rungs, options = asked()
+    assert {"lossless", "torch-compile"} <= set(rungs)
+    assert (options.together, options.memory, options.prompts) == (False, True, 16)
 
 
 def test_all_is_every_workload_there_is() -> None:

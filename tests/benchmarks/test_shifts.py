@@ -7,7 +7,14 @@ import math
 import numpy
 import pytest
 
-from sdaccel.benchmarks.shifts import Shift, _left_out, _rank_sums, _signed_ranks, shift
+from sdaccel.benchmarks.shifts import (
+    FEWEST_PAIRS,
+    Shift,
+    _left_out,
+    _rank_sums,
+    _signed_ranks,
+    shift,
+)
 
 
 def test_orders_of_samples_are_all_counted() -> None:
@@ -29,7 +36,17 @@ def test_the_rank_test_has_its_published_critical_values(
 
 
 @pytest.mark.parametrize(
-    ("pairs", "critical"), [(5, None), (6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (20, 52), (25, 89)]
+    ("pairs", "critical"),
+    [
+        (FEWEST_PAIRS - 1, None),
+        (FEWEST_PAIRS, 0),
+        (7, 2),
+        (8, 3),
+        (9, 5),
+        (10, 8),
+        (20, 52),
+        (25, 89),
+    ],
 )
 def test_the_test_of_signed_ranks_has_its_published_critical_values(
     pairs: int, critical: int | None

@@ -45,6 +45,20 @@ def test_a_rung_is_stock_ours_or_somebody_elses_and_may_lose() -> None:
     assert wording.role(once) == wording.PLAN, "one round tells nothing beyond noise"
 
 
+@pytest.mark.parametrize(
+    ("rung", "words"),
+    [
+        ("eager+step_cache[interval=2]", "interval 2"),
+        ("eager+step_cache[interval=2,forecast=0]", "interval 2,forecast 0"),
+        ("fewer-steps-12", "12 steps"),
+        ("fewer-steps-12-dpm++", "12 steps, DPM++"),
+        ("eager+precision", "eager+precision"),
+    ],
+)
+def test_where_there_is_little_room_a_rung_has_a_short_name(rung: str, words: str) -> None:
+    assert wording.short(a_row(rung)) == words
+
+
 def test_quality_and_trouble_are_said_in_words() -> None:
     assert wording.quality(a_row(quality={"psnr": 51.9, "fidelity": 0.75, "prompts": 16})) == (
         "52 dB, fidelity 75% of 16"
