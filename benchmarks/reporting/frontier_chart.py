@@ -14,6 +14,8 @@ _HEIGHT = 340
 _SMALLEST_ERROR = 1e-8
 HIGHEST_PSNR = 60.0
 """dB: more than that nobody sees, and exact rungs have 130."""
+LOWEST_PSNR = 30.0
+"""Below which the axis begins at the latest, so that what nobody sees looks small."""
 _ROOM = 110
 """Pixels that a label may take: half of it must fit beside the outermost points."""
 
@@ -28,7 +30,8 @@ def psnr_chart(entries: Sequence[Entry]) -> Spec | None:
         return lambda row: _at_most(row.quality.get(name), HIGHEST_PSNR)
 
     title = f"PSNR against stock, dB (more than {HIGHEST_PSNR:.0f} drawn there)"
-    return _labelled(entries, of("psnr"), (of("psnr_low"), of("psnr_high")), title)
+    ends = of("psnr_low"), of("psnr_high")
+    return _labelled(entries, of("psnr"), ends, title, [LOWEST_PSNR, HIGHEST_PSNR])
 
 
 def fidelity_chart(entries: Sequence[Entry]) -> Spec | None:
@@ -38,7 +41,7 @@ def fidelity_chart(entries: Sequence[Entry]) -> Spec | None:
         return lambda row: None if row.quality.get(name) is None else 100 * row.quality[name]
 
     ends = of("fidelity_low"), of("fidelity_high")
-    return _labelled(entries, of("fidelity"), ends, "prompts that the picture shows, %")
+    return _labelled(entries, of("fidelity"), ends, "prompts that the picture shows, %", [])
 
 
 def error_chart(entries: Sequence[Entry]) -> Spec | None:
@@ -88,11 +91,16 @@ def unbeaten(points: Sequence[Point], group: str, sign: int = 1) -> list[Point]:
 
 
 def _labelled(
-    entries: Sequence[Entry], measure: Measure, ends: tuple[Measure, Measure], title: str
+    entries: Sequence[Entry],
+    measure: Measure,
+    ends: tuple[Measure, Measure],
+    title: str,
+    shown: list[float],
 ) -> Spec | None:
     """Points with 95% intervals; a line through sdaccel's best, one through the best controls.
 
-    Those on a line have their names, and so have peers; a tooltip has everybody's.
+    The axis shows at least the values `shown`. Those on a line have their names, and so have peers;
+    a tooltip has everybody's.
     """
     points = _points(entries, measure)
     if _too_few(points):
@@ -100,25 +108,22 @@ def _labelled(
     for point, row in zip(points, _rows(entries, measure), strict=True):
         point.update(low=ends[0](row), high=ends[1](row), side=_side(row))
     alt = altair()
-    y = alt.Y(
-        "value:Q",
-        title=title,
-        scale=alt.Scale(zero=False, nice=True, padding=14),
-        axis=alt.Axis(tickCount=5),
-    )
+    scale = alt.Scale(zero=False, nice=True, padding=14)
+    if shown:
+        scale = alt.Scale(zero=False, nice=True, padding=14, domain={"unionWith": shown})
+    y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
     edges = unbeaten([each for each in points if each["side"] != "others"], "side")
     controls = [each for each in edges if each["side"] == "controls"]
     ours = [each for each in edges if each["side"] == "sdaccel"]
+    peers = [each for each in points if each["role"] == wording.PEER]
     layers = [
         _line(controls, y, "side:N", [4, 3]),
         _line(ours, y, "side:N", [1, 0]),
         _spread(points, "value:Q", ("low", "high"), upright=True),
         _spread(points, "value:Q", ("slowest", "fastest"), upright=False),
         _marks(points, y),
-        _names(ours, y, above=True),
-        _names(
-            [*controls, *(each for each in points if each["role"] == wording.PEER)], y, above=False
-        ),
+        _names([*ours, *peers], y, above=True),
+        _names(controls, y, above=False),
     ]
     return spec(alt.layer(*layers), _HEIGHT)
 

@@ -16,7 +16,7 @@ _LABEL = (
     f"length(datum.label) > {_LETTERS} ? '…' + slice(datum.label, {1 - _LETTERS}) : datum.label"
 )
 """Of a long name the end, which tells it from others."""
-_ROOM = 1.3  # for the figure behind the longest bar
+_ROOM = 1.5  # for the figure behind the longest bar, on a phone too
 
 
 def ladder_chart(entries: Sequence[Entry], furthest: float) -> Spec:

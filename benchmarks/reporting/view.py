@@ -224,12 +224,19 @@ def _highlights(entries: Sequence[Entry]) -> list[Highlight]:
         highlight = Highlight(
             figure=wording.factor(best.speedup),
             workload=group.workload,
-            words=f"{wording.label(best)}, {wording.seconds(best.median)} a {best.unit}",
+            words=_said(best),
             beside="" if rival is None else _rival(rival),
             noisy=best.noisy,
         )
         found.append((best.speedup or 0.0, highlight))
     return [each for _, each in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _said(row: Row) -> str:
+    """A row's time, and its pictures' quality where they are not stock's."""
+    time = f"{wording.label(row)}, {wording.seconds(row.median)} a {row.unit}"
+    quality = "" if row.effect == "exact" else wording.quality(row)
+    return f"{time}; {quality}" if quality else time
 
 
 def _fastest(rows: Iterable[Row]) -> Row | None:

@@ -27,14 +27,14 @@ def label(row: Row) -> str:
 
 
 def short(row: Row) -> str:
-    """A rung's name where there is little room: "interval 2" of a plan's options, "12 steps"."""
+    """A rung's name where there is little room: "interval 2", "12 steps", "12 DPM++"."""
     options = re.findall(r"\[([^\]]*)\]", row.rung)
     if options:
         return ", ".join(options).replace("=", " ")
     control = re.fullmatch(r"fewer-steps-(\d+)(?:-(.*))?", row.rung)
     if control is None:
         return row.rung
-    return f"{control[1]} steps" + (f", {control[2].upper()}" if control[2] else "")
+    return f"{control[1]} {control[2].upper() if control[2] else 'steps'}"
 
 
 def role(row: Row) -> str:

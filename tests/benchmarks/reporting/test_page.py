@@ -154,9 +154,18 @@ def test_quality_is_drawn_against_speed_and_the_unbeaten_are_joined(tmp_path: Pa
     )
 
 
+def test_a_headline_that_costs_quality_says_how_much(tmp_path: Path) -> None:
+    quality = {"psnr": 27.3, "fidelity": 0.85, "prompts": 16}
+    fast = a_row("fast", 2.6, effect="approximate", quality=quality)
+    exact = a_row("lossless", 1.5, quality={"psnr": 132.0}, workload="other-unet")
+    text = text_of(render([run_of(tmp_path, stock(), fast, exact)]))
+    assert "fast · fp32, 769 ms a forward; 27 dB, fidelity 85% of 16" in text
+    assert "lossless · fp32, 1.33 s a forward 132" not in text
+
+
 def frontier(page: str, name: str = "psnr") -> dict[str, list[dict[str, Any]]]:
     """What the layers of the first workload's frontier hold."""
-    names = ("controls", "ours", "values", "speeds", "marks", "our names", "other names")
+    names = ("controls", "ours", "values", "speeds", "marks", "names above", "names below")
     layers = charts(page)[f"m0-frontier-{name}-0"]["layer"]
     return dict(zip(names, (each["data"]["values"] for each in layers), strict=True))
 
@@ -188,10 +197,9 @@ def test_approximate_plans_are_drawn_beside_their_controls_with_intervals_and_na
     page = render([run])
     drawn = frontier(page)
     assert [each["label"] for each in drawn["controls"]] == ["16 steps", "10 steps"]
-    names = ["interval 2", "interval 4"]
-    assert [each["label"] for each in drawn["our names"]] == names
-    others = ["16 steps", "10 steps", "deepcache"]
-    assert [each["label"] for each in drawn["other names"]] == others
+    names = ["interval 2", "interval 4", "deepcache"]
+    assert [each["label"] for each in drawn["names above"]] == names
+    assert drawn["names below"] == drawn["controls"]
     assert [(each["low"], each["high"]) for each in drawn["values"][:2]] == [(33, 36), (26, 29)]
     first = drawn["speeds"][0]
     assert first["slowest"] < first["speed"] < first["fastest"]

@@ -51,7 +51,7 @@ def test_a_rung_is_stock_ours_or_somebody_elses_and_may_lose() -> None:
         ("eager+step_cache[interval=2]", "interval 2"),
         ("eager+step_cache[interval=2,forecast=0]", "interval 2,forecast 0"),
         ("fewer-steps-12", "12 steps"),
-        ("fewer-steps-12-dpm++", "12 steps, DPM++"),
+        ("fewer-steps-12-dpm++", "12 DPM++"),
         ("eager+precision", "eager+precision"),
     ],
 )
