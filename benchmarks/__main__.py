@@ -46,13 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     from . import overheads, workloads
+    from .frontier import frontier
     from .rungs import each_pass, rung
 
     options = command.parser().parse_args(given)
     chosen = command.workloads_of(options)
-    for name in chosen:
-        if name != overheads.NAME:
-            workloads.workload(name, options.quick)
+    known = [workloads.workload(each, options.quick) for each in chosen if each != overheads.NAME]
+    if options.frontier:
+        for each in known:
+            frontier(each)
     rungs = [rung(name) for name in dict.fromkeys(command.rungs_of(options))]
     rungs += each_pass(options.each_pass) if options.each_pass else []
     deadline = time.monotonic() + options.budget
@@ -82,6 +84,7 @@ def _measure(name: str, options: argparse.Namespace, rungs: Sequence[Rung], dead
     from rich.console import Console
 
     from . import overheads
+    from .frontier import frontier
     from .ladder import Ladder
     from .workloads import workload
 
@@ -102,10 +105,15 @@ def _measure(name: str, options: argparse.Namespace, rungs: Sequence[Rung], dead
             keep(overheads.measure_overheads(options.quick, options.repeats, tell))
         else:
             how = command.ladder_options(options, deadline)
-            keep(Ladder(chosen, how, tell, keep).climb(rungs))
+            more = frontier(chosen) if options.frontier else []
+            keep(Ladder(chosen, how, tell, keep).climb(_each_once([*rungs, *more])))
     _print(console, results, path)
     bad = [row for row in results.rows if row.status in ("wrong", "failed")]
     return FAILED if any(row.kind != "peer" for row in bad) else 0
+
+
+def _each_once(rungs: Sequence[Rung]) -> list[Rung]:
+    return list({each.name: each for each in rungs}.values())
 
 
 def _self_test(given: Sequence[str]) -> int:
