@@ -76,8 +76,8 @@ def rotation_rule(attention: Any, left_out: Container[int] = ()) -> Iterator[Swa
     if entry is None or found is None:
         return
     subclass, rotation_passes = found
-    norms = [getattr(attention, name, None) for name in entry.norms_of(attention)]
-    norms = [each for each in norms if _is_known(each, entry.in_fp32)]
+    named: list[Any] = [getattr(attention, name, None) for name in entry.norms_of(attention)]
+    norms = [each for each in named if _is_known(each, entry.in_fp32)]
     if not norms:
         return
     saved = [stock_passes(each) + rotation_passes - 2 for each in norms]
