@@ -99,10 +99,15 @@ def sum_in_fp32(
     raised_other: bool,
     waits: bool = False,
 ) -> Any:
-    """`(residual.float() + one * other).type_as(residual)`, factors `raised` to fp32 or not."""
+    """`(residual.float() + one * other).type_as(residual)`, factors `raised` to fp32 or not.
+
+    Either of the factors may be the gate.
+    """
     import torch
 
     residual, one, other = (settled(block, each) for each in (residual, one, other))
+    if one.numel() < other.numel():
+        one, other, raised_one, raised_other = other, one, raised_other, raised_one
     if (
         not plainly(residual)
         or not plainly(one)

@@ -12,8 +12,11 @@ from .swap import RAN, Forward, Swap, is_hooked, name_of, plainly, swap
 def norm_rule(module: Any) -> Iterator[Swap]:
     """A norm without weights is one that is modulated; one with weights is computed in one pass.
 
-    torch's LayerNorm is that already, and so is its RMSNorm on a GPU, but not on a CPU.
+    torch's LayerNorm is that already, and so is its RMSNorm on a GPU, but not on a CPU. One without
+    an eps is left, see `is_row_norm`.
     """
+    if module.eps is None:
+        return
     if module.weight is None:
         yield swap(module, _modulated, "norm+modulate", stock_passes(module) + 2)
     elif stock_passes(module) > 2 or "RMSNorm" in type(module).__name__:
