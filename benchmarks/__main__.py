@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alone": _alone,
         "coverage": _coverage,
         "hoist": _hoist,
+        "host-time": _host_time,
         "self-test": _self_test,
     }
     verb = verbs.get(given[0] if given else "", _run)
@@ -186,6 +187,25 @@ def _hoist(given: Sequence[str]) -> int:
     from .hoist import main as count
 
     return count(given)
+
+
+def _host_time(given: Sequence[str]) -> int:
+    from rich.console import Console
+
+    from . import host_time
+    from .rungs import rung
+
+    options = host_time.options_of(given)
+    if others := [name for name in options.plans if rung(name).kind != "plan"]:
+        raise BenchmarkError(f"'{others[0]}' is no plan: give one such as none+hoist.")
+    console = Console()
+    path, results = _empty(host_time.NAME, options)
+    with console.status(host_time.NAME) as status:
+        plans = list(dict.fromkeys(options.plans))
+        results.rows = host_time.measure_host_time(plans, options.repeats, status.update)
+    results.write(path)
+    _print(console, results, path)
+    return 0 if all(row.status == "ok" for row in results.rows) else FAILED
 
 
 def _print(console: Any, results: Results, path: Path) -> None:
