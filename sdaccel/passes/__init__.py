@@ -22,6 +22,7 @@ _CLASSES = {
     "schedulers": "Schedulers",
     "hoist": "Hoist",
     "step_cache": "StepCache",
+    "cuda_graph": "CudaGraph",
 }
 NAMES = tuple(_CLASSES)
 

@@ -59,6 +59,7 @@ class Hoisting:
         self._seen: dict[Any, list[Sighting]] = {}
         self._kept: dict[Any, Kept] = {}
         self._surprises = 0
+        self.answers: Answers | None = None
         self._open = ExitStack()
         self._probe: tuple[Probe, Inputs, frozenset[int], Any, list[torch.Tensor]] | None = None
 
@@ -79,6 +80,8 @@ class Hoisting:
         if torch.compiler.is_compiling():
             return
         probed = self._probe
+        if self.answers is not None and output is not None:
+            self.answers.finish()
         self._leave()
         if probed is not None and output is not None:
             self._learn(*probed)
@@ -99,8 +102,13 @@ class Hoisting:
         self._known.clear()
         self._bring_back()
 
+    @property
+    def looking(self) -> bool:
+        """Whether the forward that is on is looked at from inside."""
+        return self._probe is not None
+
     def _leave(self) -> None:
-        self._probe = None
+        self._probe = self.answers = None
         self._open.close()
 
     def _arrive(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -198,7 +206,7 @@ class Hoisting:
         for each in known.plan.hoisted:
             if tensors is not None or not each.tables:
                 calls.setdefault(each.module, {})[each.index] = each
-        answers = Answers(kept, tensors, self._keep, self._record)
+        answers = self.answers = Answers(known.plan, kept, tensors, self._keep, self._record)
         forwards = {
             module: StandIn(module.forward, indices, answers) for module, indices in calls.items()
         }
