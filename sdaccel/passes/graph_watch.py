@@ -70,7 +70,7 @@ class Watch:
             for name in _WEIGHTS
             for each in own[name].values()
         ]
-        others = (own.get(name) for own, name in self._tensors)
+        others: list[Any] = [own.get(name) for own, name in self._tensors]
         return weights + [each.data_ptr() if hasattr(each, "data_ptr") else 0 for each in others]
 
     def _values_now(self) -> list[Any]:
