@@ -123,7 +123,7 @@ def test_a_cache_has_one_graph_for_full_steps_and_one_for_shallow_ones() -> None
     assert ran(pipe, "captures") == 2
     assert ran(pipe, "replays") == 8 - 2
     cache = sdaccel.report(pipe)["step_cache"].ran
-    assert (cache["unet full"], cache["unet shallow"]) == (5, 3)
+    assert (cache["unet full"], cache["unet shallow"]) == (6, 2)
 
 
 @pytest.mark.parametrize("plan", ["hoist", "step_cache", "all"])
