@@ -4,10 +4,12 @@ A saved folder serves one set of versions and one chip, and the pipe it was made
 `load` refuses before it touches anything. What was compiled is torch's own cache: it holds code
 that torch runs, so load only folders that you would run a program from.
 
-torch keeps no code that weights are frozen into, which is what `compile` makes on a CPU: there a
-second start spares the measuring of attention and nothing of the compilation. With
-`compile={"freeze": False}`, and on a GPU, it spares code generation as well; Dynamo's tracing
-remains.
+What that spares depends on what torch keeps. For a GPU it is generated code and compiled kernels;
+Dynamo's tracing remains. For a CPU it is generated code alone: the C++ compiler runs again where
+torch's cache folder is a new one. A UNet of three small blocks took 18.3 s of CPU time at its first
+call, and 15.6 s after `load` into an empty cache folder (one core of a busy AMD EPYC, torch 2.13).
+Weights that are frozen into code, as `compile` does it on a CPU unless it is told `freeze=False`,
+are never kept: there a second start spares the measuring of attention alone.
 """
 
 from __future__ import annotations
