@@ -8,6 +8,7 @@ looks at no value on the device.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,26 +17,35 @@ if TYPE_CHECKING:
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _WEIGHTS = ("_parameters", "_buffers")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_CODE = ("forward", "processor")
 _OWN = "_sdaccel"
 """Begins the names of what this package keeps on modules, counts of what ran among it."""
 _KNOWN = ("diffusers", "sdaccel", "peft", "torch")
 
 
 class Watch:
-    """A model as it is now."""
+    """A model as it is now. It holds on to what it compares by identity."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         import torch
 
-        self._modules = [each.__dict__ for each in model.modules()]
-        self._owners = [*self._modules, *map(vars, _processors(model))]
+        self._held = list(model.modules())
+        modules = [each.__dict__ for each in self._held]
+        owners = [*modules, *map(vars, _processors(model))]
         internal = vars(torch.nn.Module()).keys() - {"training"}
         attributes = [
             (own, name, value)
-            for own in self._owners
+            for own in owners
             for name, value in own.items()
             if name not in internal and not name.startswith(_OWN)
         ]
+        self._sized = [*owners, *(own[name] for own in modules for name in (*_HOOKS, "_modules"))]
+        self._children = [own["_modules"] for own in modules]
+        self._registered = [own[name] for own in modules for name in _WEIGHTS]
+        weights = chain.from_iterable(map(dict.values, self._registered))
+        self._weights = [each for each in weights if each is not None]
+        self._replaceable = [(own, name) for own in owners for name in _CODE if name in own]
+        self._code = [own[name] for own, name in self._replaceable]
         self._tensors = [(o, name) for o, name, value in attributes if hasattr(value, "data_ptr")]
         self._plain = [(o, name) for o, name, value in attributes if isinstance(value, _PLAIN)]
         self._several = [(o, name) for o, name, value in attributes if _is_plain(value)]
@@ -53,25 +63,16 @@ class Watch:
 
     def _structure_now(self) -> list[Any]:
         """Which modules, hooks and attributes there are."""
-        found: list[Any] = [len(own) for own in self._owners]
-        for own in self._modules:
-            found += map(id, own["_modules"].values())
-            found += [len(own[name]) for name in _HOOKS if own[name]]
-            if "forward" in own:
-                found.append(id(own["forward"]))
-            if "processor" in own:
-                found.append(id(own["processor"]))
-        return found
+        sizes = list(map(len, self._sized))
+        children = list(map(id, chain.from_iterable(map(dict.values, self._children))))
+        return [sizes, children, [id(own.get(name)) for own, name in self._replaceable]]
 
-    def _addresses_now(self) -> list[int]:
-        weights = [
-            0 if each is None else each.data_ptr()
-            for own in self._modules
-            for name in _WEIGHTS
-            for each in own[name].values()
-        ]
+    def _addresses_now(self) -> list[Any]:
+        """Which tensors the weights are, and where they lie."""
+        weights = list(map(id, chain.from_iterable(map(dict.values, self._registered))))
         others: list[Any] = [own.get(name) for own, name in self._tensors]
-        return weights + [each.data_ptr() if hasattr(each, "data_ptr") else 0 for each in others]
+        pointers = [each.data_ptr() for each in self._weights]
+        return [weights, pointers, [getattr(each, "data_ptr", int)() for each in others]]
 
     def _values_now(self) -> list[Any]:
         found = [own.get(name) for own, name in self._plain]
