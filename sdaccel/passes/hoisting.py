@@ -58,7 +58,7 @@ class Hoisting:
         self._seen: dict[Any, list[Sighting]] = {}
         self._kept: dict[Any, Kept] = {}
         self._surprises = 0
-        self._cast: Cast | None = None
+        self.cast: Cast | None = None
         self._open = ExitStack()
         self._probe: tuple[Probe, Inputs, frozenset[int], Any, list[torch.Tensor]] | None = None
 
@@ -79,6 +79,8 @@ class Hoisting:
         if torch.compiler.is_compiling():
             return
         probed = self._probe
+        if self.cast is not None and output is not None:
+            self.cast.finish()
         self._leave()
         if probed is not None and output is not None:
             self._learn(*probed)
@@ -99,10 +101,15 @@ class Hoisting:
         self._known.clear()
         self._bring_back()
 
+    @property
+    def looking(self) -> bool:
+        """Whether the forward that is on is looked at from inside."""
+        return self._probe is not None
+
     def _leave(self) -> None:
-        if self._cast is not None:
-            self._cast.take_down()
-            self._cast = None
+        if self.cast is not None:
+            self.cast.take_down()
+            self.cast = None
         if self._probe is not None:
             self._probe = None
             self._open.close()
@@ -196,7 +203,7 @@ class Hoisting:
             cast = Cast(known.plan, device, self._has_room, self._record.ran)
             kept = self._kept[slot] = Kept(inputs.sightings(known.plan.constant), cast)
         row = self._read_table(known, kept, inputs, scheduler)
-        self._cast = kept.cast
+        self.cast = kept.cast
         kept.cast.put_up(row)
         return row is not None
 

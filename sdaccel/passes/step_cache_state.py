@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,15 @@ class FeatureCache:
             if self._call is None:
                 self._asked = None
         return self._call
+
+    @contextmanager
+    def instead(self, call: Call) -> Iterator[None]:
+        """Inside, this is the forward that is running."""
+        before, self._call = self._call, call
+        try:
+            yield
+        finally:
+            self._call = before
 
     def give_up(self, reason: str) -> None:
         """Compute everything from now on, since the blocks are not what they seemed to be."""
