@@ -137,7 +137,7 @@ class StepCache(Pass):
         import torch
 
         if type(model).__module__.startswith(_CONTROLNETS):
-            return "what a ControlNet adds is computed at every step"
+            return "computed at every step, though shallow ones read its outer residuals alone"
         if getattr(model, "_cache_config", None) is not None:
             return "diffusers' own cache is enabled: call its disable_cache() first"
         if isinstance(model, torch._dynamo.OptimizedModule) or any(
