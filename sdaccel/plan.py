@@ -25,7 +25,7 @@ NAMED: Mapping[str, tuple[str, ...]] = {
 compute in 16 bit where the machine does that faster, and not every step in full."""
 _OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "balanced": {"step_cache": {"budget": 40.0, "interval": 2, "otherwise": "interval"}},
-    "fast": {"step_cache": {"budget": 30.0, "interval": 3, "otherwise": "interval"}},
+    "fast": {"step_cache": {"budget": 32.0, "interval": 3, "otherwise": "interval"}},
 }
 """Options of a named plan's passes: a PSNR in dB to be kept where a model is calibrated, else each
 second step in full, or each third."""
