@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .step_cache_history import History
-from .step_cache_state import condition_of, signature_of
+from .step_cache_state import arguments_of, condition_of, signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ class Branches:
         clock, total = self._clock, self._clock.total_steps
         if total is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return None
-        asked = signature_of(args, kwargs), condition_of(host, args, kwargs)
+        asked = signature_of(args, kwargs), condition_of(arguments_of(host, args, kwargs))
         if self._known is None:
             self._known = asked
         if self._known[0] != asked[0] or self._known[1] is not asked[1]:
