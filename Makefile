@@ -9,7 +9,8 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage compat clean
+.PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage \
+    calibrations compat clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -59,6 +60,10 @@ kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, 
 
 coverage: setup  ## Fuse a tiny instance of every model family, compare with stock, into a table
 	$(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
+
+calibrations: setup  ## Measure anew which steps of the embedded models may be skipped (step_cache)
+	for model in unet dit; do $(BIN)/sdaccel calibrate --model shapes-$$model -n 8 --batch 8 \
+	    -o sdaccel/passes/calibrations/shapes-$$model.json || exit; done
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat

@@ -250,7 +250,7 @@ _STOCK_AND_PEERS = (
     ),
     Rung("openvino", "peer", "static shapes, latency hint", _openvino),
 )
-PLANS = ("eager", "lossless", "fast")
+PLANS = ("eager", "lossless", "balanced", "fast")
 QUICK = (STAND_IN, "eager", "eager+precision")
 """Rungs that are ready at once."""
 DEFAULT = (*(each.name for each in _STOCK_AND_PEERS), *PLANS)

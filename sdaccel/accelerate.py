@@ -35,8 +35,9 @@ def accelerate(
 
     Args:
         pipe: any diffusers pipeline with a UNet or a transformer.
-        plan: a name ("lossless", "fast", "eager"), an expression ("lossless+precision"), a `Plan`,
-            or the path of a plan in JSON. None takes any acceleration away.
+        plan: a name ("lossless", "balanced", "fast", "eager"), an expression such as
+            "lossless+precision", a `Plan`, or the path of a plan in JSON. None takes any
+            acceleration away.
         strict: raise where a pass refuses, instead of noting it in the report.
         **overrides: a pass by name: False leaves it out, True adds it, a mapping sets its options.
 

@@ -18,10 +18,17 @@ NAMED: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "eager": _EAGER,
     "lossless": (*_EAGER, "compile"),
-    "fast": (*_EAGER, "compile", "precision"),
+    "balanced": (*_EAGER, "compile", "precision", "step_cache"),
+    "fast": (*_EAGER, "compile", "precision", "step_cache"),
 }
-"""What each name stands for: `eager` is exact and compiles nothing, `lossless` exact, `fast` in 16
-bit where the machine computes that faster."""
+"""What each name stands for: `eager` is exact and compiles nothing, `lossless` exact. The others
+compute in 16 bit where the machine does that faster, and not every step in full."""
+_OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "balanced": {"step_cache": {"budget": 40.0, "interval": 2, "otherwise": "interval"}},
+    "fast": {"step_cache": {"budget": 32.0, "interval": 3, "otherwise": "interval"}},
+}
+"""Options of a named plan's passes: a PSNR in dB to be kept where a model is calibrated, else each
+second step in full, or each third."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ class Plan:
             hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(NAMED)}."
             raise PlanError(f"There is no plan '{name}': {hint}")
         changes = {key: sign == "+" for sign, key in zip(rest[::2], rest[1::2], strict=True)}
-        return cls(name, tuple(pass_class(key)() for key in NAMED[name])).override(**changes)
+        options = _OPTIONS.get(name, {})
+        passes = tuple(pass_class(key)(**options.get(key, {})) for key in NAMED[name])
+        return cls(name, passes).override(**changes)
 
     def override(self, **overrides: bool | Mapping[str, Any]) -> Plan:
         """This plan with passes added (True), taken away (False) or given options (a mapping).

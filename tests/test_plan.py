@@ -27,7 +27,19 @@ def test_a_named_plan_holds_its_passes_in_order(name: str) -> None:
 def test_only_exact_passes_are_in_the_lossless_plans() -> None:
     assert Plan.of("lossless").effect is Effect.EXACT
     assert Plan.of("eager").effect is Effect.EXACT
-    assert Plan.of("fast").effect is Effect.LOWER_PRECISION
+    assert Plan.of("lossless+precision").effect is Effect.LOWER_PRECISION
+    for name in ("balanced", "fast"):
+        assert Plan.of(name).effect is Effect.APPROXIMATE
+
+
+def test_fast_keeps_less_of_the_picture_than_balanced() -> None:
+    caches = [each for name in ("balanced", "fast") for each in Plan.of(name).passes[-1:]]
+    balanced, fast = (each.options for each in caches)
+    assert balanced["budget"] >= 40
+    assert balanced["budget"] > fast["budget"] >= 30
+    assert balanced["interval"] < fast["interval"]
+    assert Plan.of("fast").override(step_cache=False) == Plan.of("fast-step_cache")
+    assert Plan.of("fast-step_cache").passes == Plan.of("lossless+precision").passes
 
 
 def test_an_expression_adds_and_removes() -> None:

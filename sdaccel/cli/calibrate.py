@@ -33,8 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--num-frames", type=int, metavar="N", help="of a clip (the model's own number)")
     add("--batch", type=int, metavar="N", help="prompts at once (4; for videos 1)")
     add("--depth", type=int, default=1, metavar="N", help="step_cache's depth (1)")
-    add("--first", type=int, default=1, metavar="N", help="step_cache's first (1)")
-    add("--last", type=int, default=0, metavar="N", help="step_cache's last (0)")
+    add("--first", type=int, default=0, metavar="N", help="step_cache's first (0)")
+    add("--last", type=int, default=1, metavar="N", help="step_cache's last (1)")
     add("-o", "--output", type=Path, metavar="FILE", help="where to keep it (the user's cache)")
 
 

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `sdaccel compare` takes."""
     parser.add_argument("first", metavar="PLAN_A", help="the plan to hold it against: stock, ...")
-    parser.add_argument("second", metavar="PLAN_B", help="the plan to judge: lossless, fast, ...")
+    parser.add_argument(
+        "second", metavar="PLAN_B", help="the plan to judge: lossless, balanced, ..."
+    )
     models.add_model_options(parser)
     add = parser.add_argument
     add("--prompts", type=Path, metavar="FILE", help="one a line (an embedded model has its own)")

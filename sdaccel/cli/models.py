@@ -18,7 +18,8 @@ def add_options(parser: argparse.ArgumentParser, plan: str | None) -> None:
         "--plan",
         default=plan,
         metavar="P",
-        help=f"none, eager, lossless, fast, lossless+precision, a .json file ({plan or 'none'})",
+        help="none, eager, lossless, balanced, fast, lossless+precision, a .json file "
+        f"({plan or 'none'})",
     )
 
 

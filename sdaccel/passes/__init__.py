@@ -24,6 +24,7 @@ _CLASSES = {
     "sparse_attention": "SparseAttention",
     "token_merge": "TokenMerge",
     "step_cache": "StepCache",
+    "guidance": "GuidanceReuse",
     "cuda_graph": "CudaGraph",
 }
 NAMES = tuple(_CLASSES)

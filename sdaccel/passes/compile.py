@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..device import describe
 from .base import Effect, Pass
-from .compiled import Compiler, Region
+from .compiled import Compiler
+from .compiled_region import Region
 from .parking import Parking
 from .regions import repeated_blocks
 
@@ -146,7 +147,8 @@ def _watch_weights(target: Target, patch: Patch, record: PassRecord) -> None:
         for component in target.components
         for module in component.module.modules()
     ]
-    regions = [each for each in forwards if isinstance(each, Region)]
+    found = (getattr(each, "region", each) for each in forwards)
+    regions = [each for each in found if isinstance(each, Region)]
     listeners = target.clock.listeners
 
     def renew() -> None:

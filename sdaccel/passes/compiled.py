@@ -1,4 +1,4 @@
-"""A module's forward, compiled: what runs in its place, what it counts, what it does on failure."""
+"""Compiled functions of modules: how they are compiled, counted, and what becomes of failures."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from .. import malloc
 from ..errors import SdaccelWarning
-from .frozen import Fingerprint
 from .packing import held_by, repack_linears
 from .parking import Parking
-from .regions import shapes, signature
+from .regions import signature
 
 if TYPE_CHECKING:
     import torch
 
     from ..report import PassRecord
+    from .compiled_region import Variant
 
 _MOST_RENEWALS = 4
 """How often a program may run into Dynamo's limit of 8 variants before it stays eager."""
@@ -56,11 +56,12 @@ class Compiler:
         """A copied module goes on with the programs there are."""
         return self
 
-    def program(self, region: Region, first_shapes: Hashable) -> Program:
-        """The program of a region, made when the first of its kind is called."""
-        key = id(region) if self.freeze else (signature(region.module), first_shapes)
+    def program(self, variant: Variant, first_shapes: Hashable) -> Program:
+        """The program of a variant, made when the first of its kind is called."""
+        layout = signature(variant.region.module)
+        key = id(variant) if self.freeze else (variant.function, layout, first_shapes)
         if key not in self._programs:
-            self._programs[key] = Program(self, type(region.module).forward)
+            self._programs[key] = Program(self, variant.function)
         return self._programs[key]
 
     def compile_graph(self, graph: Any, inputs: Any) -> Callable[..., Any]:
@@ -118,58 +119,6 @@ class Compiler:
             for park in self.idle:
                 park()
         malloc.trim()
-
-
-class Region:
-    """Stands where a module's `forward` is looked up, so the module's own hooks stay outside."""
-
-    def __init__(self, module: torch.nn.Module, compiler: Compiler) -> None:
-        functools.update_wrapper(self, module.forward)
-        self.module = module
-        self._stock = module.forward
-        self._compiler = compiler
-        self._program: Program | None = None
-        self._compiled_with: Fingerprint | None = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        import torch
-
-        program = self._program
-        if torch.compiler.is_compiling() or (program is not None and program.dead):
-            return self._stock(*args, **kwargs)
-        if program is None:
-            program = self._compiler.program(self, shapes(args, kwargs))
-            self._program = program
-        result, compiled = program.run(self.module, self._stock, args, kwargs)
-        if compiled and self._compiler.freeze:
-            self._compiler.settle(self.module, whole=program.whole)
-            self._compiled_with = self._fingerprint()
-        return result
-
-    @property
-    def compiler(self) -> Compiler:
-        """How it is compiled."""
-        return self._compiler
-
-    @property
-    def compiled(self) -> bool:
-        """Whether there is compiled code that holds weights of the module's."""
-        return self._compiled_with is not None
-
-    def renew_if_stale(self) -> bool:
-        """Forget the compiled code if the weights it holds are no longer the module's."""
-        before = self._compiled_with
-        if self._program is None or before is None or before == self._fingerprint():
-            return False
-        self._compiled_with = None
-        self._program.renew()
-        return True
-
-    def _fingerprint(self) -> Fingerprint:
-        found = Fingerprint.of(self.module)
-        if self._compiler.parking is not None:
-            self._compiler.parking.leave_memory()
-        return found
 
 
 class Program:

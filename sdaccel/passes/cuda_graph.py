@@ -76,7 +76,7 @@ def _obstacle(component: Component, model: Any) -> str | None:
     """Why no forward of a denoiser can be recorded, in half a sentence, or None."""
     import torch
 
-    from .compiled import Region
+    from .compiled_region import Region
 
     if isinstance(model, torch._dynamo.OptimizedModule):
         return "compiled by the user: load it uncompiled and let the pass compile do it"
@@ -96,7 +96,7 @@ def _sources(entry: Any) -> Iterator[Source]:
     """What passes that were applied before have to do with a denoiser's forwards."""
     from . import hoist_graph, step_cache_graph
     from .hoist import HOISTING
-    from .step_cache import CACHE
+    from .step_cache_paths import CACHE
 
     if CACHE in entry.__dict__:
         yield partial(step_cache_graph.part_of, entry.__dict__[CACHE])

@@ -12,10 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .base import Effect, Pass
-from .step_cache_calibration import Calibrated, Calibration, default_path, identity_of
+from .compiled_region import Region
+from .step_cache_budget import Calibrated, find_calibration
+from .step_cache_calibration import Calibration, default_path, identity_of
+from .step_cache_paths import CACHE, TwoPaths
 from .step_cache_schedule import Chooses, Schedule, step_list, whole_number
 from .step_cache_state import FeatureCache
 from .step_cache_transformer import skip_in_transformer, transformer_obstacle
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from ..report import PassRecord
     from ..target import Component, Target
 
-CACHE = "_sdaccel_step_cache"
-"""Under this name a denoiser has its cache."""
 _CONTROLNETS = "diffusers.models.controlnets."
 
 
@@ -41,23 +42,27 @@ class StepCache(Pass):
         steps: the numbers of the full steps instead, from 0; beyond the largest all are full.
         budget: the least mean PSNR against stock's pictures, in dB, that is to be kept: takes full
             steps and forecast from what `sdaccel calibrate` has measured for this model, scheduler,
-            number of steps and guidance scale.
+            number of steps and guidance scale. The embedded models come calibrated.
+        otherwise: what a budget does where nothing was measured: "refuse", or "interval" for the
+            schedule of `interval`, which keeps no budget; the report says so.
         forecast: how what is skipped follows from the full steps before: 0 repeats the last one,
             1 and 2 extrapolate from the last two or three.
     For tinkering:
         depth: how many layers of a UNet run on a shallow step, counted from its output.
-        first, last: how many of a transformer's blocks do at either end.
+        first, last: how many of a transformer's blocks do at either end. Of shapes-dit's 10 blocks
+            the last is worth 3.6 dB at an interval of 2, the first 0.7 (51.5, 48.5, neither 47.9).
         fewest_steps: below so many steps nothing is skipped, without a budget.
-        calibration: the file that was measured into; None for the user's cache.
+        calibration: the file that was measured into; None for the user's cache, then the package.
     """
 
     interval: int = 3
     steps: Sequence[int] | None = None
     budget: float | None = None
+    otherwise: Literal["refuse", "interval"] = "refuse"
     forecast: int = 1
     depth: int = 1
-    first: int = 1
-    last: int = 0
+    first: int = 0
+    last: int = 1
     fewest_steps: int = 10
     calibration: str | None = None
 
@@ -72,6 +77,8 @@ class StepCache(Pass):
         whole_number("fewest_steps", self.fewest_steps, 1)
         if self.forecast not in (0, 1, 2):
             raise ValueError(f"forecast is 0, 1 or 2, not {self.forecast!r}")
+        if self.otherwise not in ("refuse", "interval"):
+            raise ValueError(f"otherwise is 'refuse' or 'interval', not {self.otherwise!r}")
         object.__setattr__(self, "steps", step_list(self.steps))
         if self.budget is not None:
             _check_budget(self.budget, self.steps)
@@ -84,57 +91,66 @@ class StepCache(Pass):
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
         for component, model in target.each(record, "denoiser", weights=False):
             reason = self._obstacle(component, model, target)
-            schedule, missing = self._schedule(target, model) if reason is None else (None, reason)
+            schedule = None
+            if reason is None:
+                schedule, reason = self._schedule(component, target, record)
             if schedule is None:
-                record.refuse(component.name, missing)
+                record.refuse(component.name, str(reason))
                 continue
             with patch.scope(component.module):
                 cache = FeatureCache(component.name, target.clock, schedule, record)
                 skipped = self._skip(model, cache, patch)
+                region = component.entry.__dict__.get("forward")
+                if isinstance(region, Region):
+                    patch.set(component.entry, "forward", TwoPaths(region, cache))
                 _watch(cache, component, target, patch)
             record.changed[f"{component.name} modules skipped at times"] = skipped
 
-    def _schedule(self, target: Target, model: Any) -> tuple[Chooses | None, str]:
+    def _schedule(
+        self, component: Component, target: Target, record: PassRecord
+    ) -> tuple[Chooses | None, str]:
         """What chooses the full steps, or None and why there is none."""
+        steps = None if self.steps is None else tuple(self.steps)
+        fixed = Schedule(self.interval, steps, self.fewest_steps, self.forecast)
         if self.budget is None:
-            steps = None if self.steps is None else tuple(self.steps)
-            return Schedule(self.interval, steps, self.fewest_steps, self.forecast), ""
-        scheduler = getattr(target.pipe, "scheduler", None)
-        if scheduler is None:
-            return None, "a budget needs a pipe with one scheduler"
-        path, identity = self._place(model, scheduler)
+            return fixed, ""
+        otherwise = fixed if self.otherwise == "interval" else None
         try:
-            found = Calibration.read(path, identity)
+            found = self._calibration(target, component.module)
         except ValueError as error:
-            return None, str(error)
+            if otherwise is not None:
+                record.note(f"{component.name}: no budget is kept, {error}")
+            return otherwise, str(error)
         best = max(table.best for table in found.tables)
         if self.budget > best:
             return None, f"a budget of {self.budget} dB is more than was measured ({best:.1f} dB)"
-        return Calibrated(target.pipe, found, float(self.budget)), ""
+        return Calibrated(target.pipe, found, float(self.budget), otherwise), ""
 
-    def _place(self, model: Any, scheduler: Any) -> tuple[Path, dict[str, Any]]:
-        """The file of a model's calibration, and the identity that it must have."""
-        identity = identity_of(model, scheduler, self.cut)
-        return Path(self.calibration) if self.calibration else default_path(identity), identity
+    def _calibration(self, target: Target, model: Any) -> Calibration:
+        """What was measured for a model; `ValueError` with a sentence where nothing was."""
+        scheduler = getattr(target.pipe, "scheduler", None)
+        if scheduler is None:
+            raise ValueError("a budget needs a pipe with one scheduler")
+        return find_calibration(identity_of(model, scheduler, self.cut), self.calibration)
 
     def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
         """The files of calibrations for a pipe, whether they are there or not, and identities."""
         scheduler = getattr(target.pipe, "scheduler", None)
         if scheduler is None:
             return []
-        models = [each.module for each in target.denoisers]
-        return [self._place(model, scheduler) for model in models if hasattr(model, "config")]
+        models = [each.module for each in target.denoisers if hasattr(each.module, "config")]
+        identities = [identity_of(model, scheduler, self.cut) for model in models]
+        own = Path(self.calibration) if self.calibration else None
+        return [(own or default_path(each), each) for each in identities]
 
     def _obstacle(self, component: Component, model: Any, target: Target) -> str | None:
         """Why nothing can be skipped in a denoiser, in half a sentence, or None."""
         import torch
 
         if type(model).__module__.startswith(_CONTROLNETS):
-            return "what a ControlNet adds is computed at every step"
+            return "computed at every step, though shallow ones read its outer residuals alone"
         if getattr(model, "_cache_config", None) is not None:
             return "diffusers' own cache is enabled: call its disable_cache() first"
-        if id(component.entry) in target.compiled:
-            return "compiled as one graph: give compile the scope 'regional'"
         if isinstance(model, torch._dynamo.OptimizedModule) or any(
             each._compiled_call_impl is not None for each in model.modules()
         ):

@@ -1,7 +1,7 @@
 """How far each schedule of full steps is from stock's pictures: measured once, kept on disk.
 
-One JSON file a model and scheduler, by class and configuration, and set of options and versions;
-in it a table for each number of steps and guidance scale that was calibrated.
+One JSON file a model, by class, configuration and samples of its weights, scheduler, options of the
+pass and version of diffusers; in it a table for each number of steps and guidance scale.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from math import isclose
 from pathlib import Path
 from typing import Any
 
 from ..kernels.native import cache_folder
-from .step_cache_schedule import Choice
+
+_SAMPLES = 32
+_ROUNDED = 2**-7
+"""Twice what rounding to bf16 changes at most, relative to the value."""
+_ADAPTER = "lora_"
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The tables of one `identity`: model, scheduler, options of the pass, versions."""
+    """The tables of one `identity`: model, weights, scheduler, options of the pass, version."""
 
     identity: Mapping[str, Any]
     tables: tuple[Table, ...]
@@ -75,8 +81,8 @@ class Calibration:
         os.replace(name, path)
 
     @classmethod
-    def read(cls, path: Path, identity: Mapping[str, Any]) -> Calibration:
-        """The calibration in a file, which has to be of this identity.
+    def read(cls, path: Path, identity: Mapping[str, Any], but: Sequence[str] = ()) -> Calibration:
+        """The calibration in a file, which has to be of this identity, but for the keys of `but`.
 
         Raises `ValueError` with a sentence otherwise.
         """
@@ -86,10 +92,12 @@ class Calibration:
             raise ValueError(f"there is no calibration yet: {HOW}") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"the calibration {path} can't be read ({error}): {HOW}") from error
-        return cls.parsed(text, path, identity)
+        return cls.parsed(text, path, identity, but)
 
     @classmethod
-    def parsed(cls, text: str, path: Path, identity: Mapping[str, Any]) -> Calibration:
+    def parsed(
+        cls, text: str, path: Path, identity: Mapping[str, Any], but: Sequence[str] = ()
+    ) -> Calibration:
         """The calibration in a file's text, as `read` has it."""
         try:
             values = json.loads(text)
@@ -97,7 +105,8 @@ class Calibration:
             found = dict(values["identity"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the calibration {path} can't be read ({error}): {HOW}") from error
-        other = [key for key in identity if found.get(key) != identity[key]]
+        wanted = {key: value for key, value in identity.items() if key not in but}
+        other = [key for key in wanted if not _agree(found.get(key), wanted[key])]
         if other or not tables:
             what = ", ".join(other) or "number of steps"
             raise ValueError(f"the calibration {path} is of another {what}: {HOW}")
@@ -114,59 +123,64 @@ class Calibration:
 HOW = "make one with `sdaccel calibrate`"
 
 
-class Calibrated:
-    """Chooses the cheapest schedule that was measured to keep `budget` dB of PSNR."""
-
-    def __init__(self, pipe: Any, calibration: Calibration, budget: float) -> None:
-        self._pipe = pipe
-        self._calibration = calibration
-        self._budget = budget
-
-    def choose(self, total: int) -> Choice:
-        """The full steps, all of them where nothing was measured that keeps the budget."""
-        tables, guidance = self._calibration.tables, guidance_of(self._pipe)
-        scheduler = named(self._pipe.scheduler)
-        if scheduler != self._calibration.identity["scheduler"]:
-            return _nothing(total, f"calibrated for another scheduler than this {scheduler}")
-        fitting = [each for each in tables if (each.steps, each.guidance) == (total, guidance)]
-        if not fitting:
-            known = ", ".join(_said(each.steps, each.guidance) for each in tables)
-            return _nothing(total, f"calibrated for {known}, not for {_said(total, guidance)}")
-        row = fitting[0].cheapest(self._budget)
-        if row is None:
-            return _nothing(total, f"calibrated up to {fitting[0].best:.1f} dB at {total} steps")
-        return Choice(frozenset(row.full), row.forecast)
-
-
-def _said(steps: int, guidance: float | None) -> str:
-    return f"{steps} steps" + ("" if guidance is None else f" at guidance {guidance}")
-
-
-def _nothing(total: int, reason: str) -> Choice:
-    return Choice.everything(total, f"nothing is skipped, {reason}")
-
-
-def guidance_of(pipe: Any) -> float | None:
-    """The guidance scale of the call that a pipe is in, where it keeps one."""
-    found = getattr(pipe, "_guidance_scale", None)
-    return round(float(found), 4) if isinstance(found, (int, float)) else None
-
-
 def identity_of(model: Any, scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """What a calibration depends on, in plain values."""
     import diffusers
 
     return {
         "model": named(model),
+        "weights": samples_of(model),
         "scheduler": named(scheduler),
         "options": dict(options),
         "diffusers": diffusers.__version__,
     }
 
 
+def samples_of(model: Any) -> list[float | None]:
+    """Values spread over a model's weights, which tell it from the same model trained further.
+
+    An adapter's base is the same; what can't be read, as quantized weights can't, is None.
+    """
+    named_weights = {
+        name.replace(".base_layer.", "."): weight
+        for name, weight in model.named_parameters()
+        if _ADAPTER not in name
+    }
+    names = sorted(named_weights)
+    chosen = names[:: max(1, len(names) // _SAMPLES)]
+    return [_middle(named_weights[name]) for name in chosen]
+
+
+def _middle(weight: Any) -> float | None:
+    """The value in the middle of a tensor, wherever it lies in memory."""
+    import torch
+
+    if not weight.is_floating_point() or weight.numel() == 0:
+        return None
+    place = torch.unravel_index(torch.tensor(weight.numel() // 2), weight.shape)
+    try:
+        return float(weight.detach()[tuple(int(each) for each in place)])
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _agree(found: Any, wanted: Any) -> bool:
+    """Whether two entries of identities are the same; samples, when rounded to 16 bit as well."""
+    if not isinstance(wanted, list) or not isinstance(found, list):
+        return bool(found == wanted)
+    pairs = zip_longest(found, wanted)
+    return all(
+        a is not None and b is not None and isclose(a, b, rel_tol=_ROUNDED) for a, b in pairs
+    )
+
+
 def default_path(identity: Mapping[str, Any]) -> Path:
-    """Where the calibration of an identity is kept: in SDACCEL_CACHE or the user's cache."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    """Where the calibration of an identity is kept: in SDACCEL_CACHE or the user's cache.
+
+    Rounded weights are the same weights, so they have no part in the name.
+    """
+    known = {key: value for key, value in identity.items() if key != "weights"}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
     name = str(identity["model"]).split()[0]
     return cache_folder() / "step_cache" / f"{name}-{digest}.json"
 

@@ -20,6 +20,7 @@ from .step_cache_history import History
 if TYPE_CHECKING:
     from ..clock import Clock
     from ..report import PassRecord
+    from .step_cache_paths import Path
     from .step_cache_schedule import Choice, Chooses
 
 _CONDITIONS = ("encoder_hidden_states", "cap_feats", "class_labels", "context")
@@ -77,11 +78,15 @@ class Call:
 
 
 class FeatureCache:
-    """The cached state of one denoiser, and the counts for the report."""
+    """The cached state of one denoiser, and the counts for the report.
+
+    `path` is set while a whole denoiser is traced; blocks go by it then, not by the `call`.
+    """
 
     def __init__(self, name: str, clock: Clock, schedule: Chooses, record: PassRecord) -> None:
         self.name = name
         self.recorder: Recorder | None = None
+        self.path: Path | None = None
         self._clock = clock
         self._schedule = schedule
         self._given_up = False
@@ -107,7 +112,7 @@ class FeatureCache:
             self._call = self._asked = None
             return
         self._host, self._call = host, None
-        self._asked = _signature(args, kwargs), condition_of(arguments_of(host, args, kwargs))
+        self._asked = signature_of(args, kwargs), condition_of(arguments_of(host, args, kwargs))
 
     def end(self) -> None:
         """The denoiser's forward is over: its forward hook."""
@@ -204,7 +209,7 @@ class FeatureCache:
         return fresh, False
 
 
-def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+def signature_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
     """The sizes, dtypes and devices of all tensors in a call."""
     import torch
     from torch.utils import _pytree

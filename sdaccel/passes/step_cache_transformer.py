@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..patch import Patch
+    from .step_cache_paths import Path
     from .step_cache_state import Call, FeatureCache
 
 _SIDE = 10
@@ -28,6 +29,7 @@ _SIDE = 10
 (2 beside 30 in Z-Image, 2 beside 26 in Lumina2), unlike AuraFlow's 4 joint blocks beside 32."""
 
 _NEWEST = "newest block"
+_TURNS = "its lists of blocks take turns"
 
 
 def transformer_obstacle(model: Any, first: int, last: int) -> str | None:
@@ -46,10 +48,9 @@ def skip_in_transformer(
 ) -> int:
     """Let shallow calls pass by all but the first and last blocks; returns how many they skip."""
     skipped = 0
-    for middle in _middles(_trunk(model), first, last):
-        key = object()
+    for number, middle in enumerate(_middles(_trunk(model), first, last)):
         for index, block in enumerate(middle):
-            place = Place(key, index, len(middle))
+            place = Place(number, index, len(middle))
             patch.set(block, "forward", PassedBy(block, place, cache))
         skipped += len(middle)
     return skipped
@@ -57,9 +58,9 @@ def skip_in_transformer(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block stands in the middle of its list; `key` is the middle's."""
+    """Where a block stands in the middle of its list; `key` is the middle's number."""
 
-    key: object
+    key: int
     index: int
     count: int
 
@@ -87,10 +88,54 @@ class PassedBy:
         self._parameters = _parameters(kind)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        path = self._cache.path
+        if path is None:
+            return self._run(given, args, kwargs)
+        self._enter(path, given)
+        return self._leave(path, self._stock(*args, **kwargs))
+
+    def _enter(self, path: Path, given: Mapping[str, Any]) -> None:
+        """Traced, the block is about to run: note its place, and what goes into the middle."""
+        place = self._place
+        if place.index == 0:
+            known = {name for names in self._returns.values() for name in names}
+            path.entered = {n: v.clone() for n, v in given.items() if n in known and v is not None}
+        elif path.newest != (place.key, place.index - 1):
+            path.reason = _TURNS
+        path.newest = place.key, place.index
+
+    def _leave(self, path: Path, result: Any) -> Any:
+        """Traced, the block has run, whether it is needed or not: what goes on to the next one."""
+        several = isinstance(result, tuple)
+        results = result if several else (result,)
+        streams = self._returns.get((several, len(results)))
+        if streams is None:
+            path.reason = f"{self._kind} returned something else than its streams"
+            return result
+        if not self._place.is_last:
+            return result
+        changed = tuple(map(functools.partial(self._change, path), streams, results))
+        return changed if several else changed[0]
+
+    def _change(self, path: Path, name: str, value: Any) -> Any:
+        """Traced, a stream behind the middle: as it is and kept, or with the given change."""
+        before, key = path.entered.get(name), f"{self._place.key} {name}"
+        if value is None:
+            return None
+        if before is None or before.shape != value.shape:
+            path.reason = f"{self._kind} returns its {name} in another size"
+            return value
+        if path.given is not None:
+            return before + path.given[key]
+        path.kept[key] = value - before
+        return value
+
+    def _run(self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self._cache.call
         if call is None:
             return self._stock(*args, **kwargs)
-        place, given = self._place, {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        place = self._place
         if place.index == 0:
             call.scratch[place.key] = Entered(given)
         if call.shallow and place.key in call.stream.outlines:
@@ -115,7 +160,7 @@ class PassedBy:
         place, before = self._place, call.scratch.get(_NEWEST)
         call.scratch[_NEWEST] = place
         if place.index and before != Place(place.key, place.index - 1, place.count):
-            return "its lists of blocks take turns"
+            return _TURNS
         several = isinstance(result, tuple)
         results = result if several else (result,)
         streams = self._returns.get((several, len(results)))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..patch import Patch
+    from .step_cache_paths import Path
     from .step_cache_state import Call, FeatureCache
 
 Layer = list[Any]
@@ -84,6 +85,12 @@ class LeftOut:
         self._cache = cache
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        path = self._cache.path
+        if path is not None:
+            return self._traced(path, self._stock(*args, **kwargs))
+        return self._run(args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         import torch
         from torch.utils import _pytree
 
@@ -98,6 +105,10 @@ class LeftOut:
         self._supply(call, result)
         return result
 
+    def _traced(self, path: Path, result: Any) -> Any:
+        """What goes on to the next layer while a compiler traces."""
+        return result
+
     def _instead(self, call: Call) -> Callable[[Outline], torch.Tensor]:
         """What takes the place of a tensor in the result."""
         return Outline.blank
@@ -108,6 +119,11 @@ class LeftOut:
 
 class Supplier(LeftOut):
     """One that is left out just below the boundary; the last that runs supplies the feature."""
+
+    def _traced(self, path: Path, result: Any) -> Any:
+        if isinstance(result, tuple):
+            return path.at(_FEATURE, result[0]), *result[1:]
+        return path.at(_FEATURE, result)
 
     def _instead(self, call: Call) -> Callable[[Outline], torch.Tensor]:
         if call.stream.outlines[_SUPPLIER] is not self:

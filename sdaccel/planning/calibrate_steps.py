@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..accelerate import accelerated, report
 from ..errors import PassError
-from ..passes.step_cache import CACHE, StepCache
-from ..passes.step_cache_calibration import Calibration, Row, Table, guidance_of, identity_of
+from ..passes.step_cache import StepCache
+from ..passes.step_cache_budget import guidance_of
+from ..passes.step_cache_calibration import Calibration, Row, Table, identity_of
+from ..passes.step_cache_paths import CACHE
 from ..passes.step_cache_schedule import Schedule
 from ..quality.latents import latent_distance
 from ..quality.pictures import psnr

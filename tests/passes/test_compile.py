@@ -17,7 +17,8 @@ from torch import nn
 
 import sdaccel
 from sdaccel.errors import PassError, PlanError, SdaccelWarning
-from sdaccel.passes.compiled import Compiler, Region
+from sdaccel.passes.compiled import Compiler
+from sdaccel.passes.compiled_region import Region
 from sdaccel.passes.frozen import Fingerprint
 from sdaccel.passes.no_ops import One
 from sdaccel.passes.regions import repeated_blocks
@@ -271,7 +272,7 @@ def test_restore_leaves_nothing_behind(scope) -> None:
 def test_compiled_code_dies_with_its_region() -> None:
     pipe = compiled(scope="whole", freeze=True)
     run(pipe.unet, unet_inputs())
-    code = weakref.ref(pipe.unet.forward._program)
+    code = weakref.ref(pipe.unet.forward.own.program)
     sdaccel.restore(pipe)
     torch._dynamo.reset()
     gc.collect()
@@ -293,6 +294,22 @@ def test_frozen_weights_that_change_are_compiled_in_again(edit) -> None:
     assert not torch.allclose(before, after)
     assert error(after, expected) <= 1e-5
     assert record.ran["compilations"] == 2
+
+
+def test_two_functions_of_a_module_are_compiled_and_renewed_together() -> None:
+    layer = nn.Sequential(nn.Linear(8, 8), nn.SiLU())
+    x, record = torch.randn(2, 8), PassRecord("compile", "exact")
+    region = layer.forward = Region(layer, Compiler("layer", record, freeze=True))
+    twice = region.variant(lambda module, x: 2 * nn.Sequential.forward(module, x))
+    with torch.no_grad():
+        for _ in range(2):
+            expected = nn.Sequential.forward(layer, x)
+            assert error(layer(x), expected) <= 1e-5
+            assert error(twice(x), 2 * expected) <= 1e-5
+            assert not region.renew_if_stale()
+            _edit(layer[0], "in place")
+            assert region.renew_if_stale()
+    assert record.ran["compilations"] == 4
 
 
 def test_a_generation_begins_with_a_look_at_the_frozen_weights() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sdaccel.passes.compiled import Compiler, Region
+from sdaccel.passes.compiled import Compiler
+from sdaccel.passes.compiled_region import Region
 from sdaccel.passes.packing import held_by, repack_linears
 from sdaccel.report import PassRecord
 

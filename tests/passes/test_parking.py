@@ -18,7 +18,8 @@ from sdaccel import mapped_file
 from sdaccel.errors import SdaccelWarning
 from sdaccel.passes import parking
 from sdaccel.passes.compile import _forget_marks
-from sdaccel.passes.compiled import Compiler, Region
+from sdaccel.passes.compiled import Compiler
+from sdaccel.passes.compiled_region import Region
 from sdaccel.passes.parking import Parking
 from sdaccel.patch import Patch
 from sdaccel.report import PassRecord

@@ -197,22 +197,6 @@ def test_diffusers_own_cache_is_refused_and_noticed_later() -> None:
     assert record.notes == ["transformer: nothing is skipped while diffusers' own cache is on"]
 
 
-def test_what_is_compiled_is_refused_as_a_whole_and_taken_in_regions() -> None:
-    pipe = sdaccel.accelerate(
-        flux(),
-        "none",
-        compile={"backend": "eager", "scope": "whole", "vae": False},
-        step_cache=True,
-    )
-    assert "scope 'regional'" in sdaccel.report(pipe)["step_cache"].refused["transformer"]
-    regional = {"backend": "eager", "scope": "regional", "vae": False}
-    sdaccel.accelerate(pipe, "none", compile=regional, step_cache={"interval": 3})
-    found = draw(pipe)
-    assert apart(found, draw(cached(flux(), interval=3))) < CALM
-    assert ran(pipe)["transformer shallow"] == 12
-    assert sdaccel.report(pipe)["compile"].ran["compiled calls"] > 0
-
-
 def test_a_unet_that_is_too_shallow_and_blocks_that_are_too_few_are_refused() -> None:
     pipe = cached(tiny.stable_diffusion(), depth=4)
     assert sdaccel.report(pipe)["step_cache"].refused == {

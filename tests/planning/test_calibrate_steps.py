@@ -73,7 +73,7 @@ def test_what_was_not_calibrated_runs_in_full_and_says_so(kept: tuple[Calibratio
     [
         (tiny.stable_diffusion, {"budget": 250.0}, "more than was measured"),
         (tiny.stable_diffusion, {"budget": 5.0, "depth": 2}, "of another options"),
-        (flux, {"budget": 5.0}, "of another model, scheduler"),
+        (flux, {"budget": 5.0}, "of another model, weights, scheduler"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_refused(

@@ -1,0 +1,203 @@
+"""One denoiser whose unconditional branch is not computed at every step.
+
+What is kept is the difference between the branches, the unconditional one minus the conditional.
+It serves the same text at the same sizes in later steps of the same generation, and nothing else;
+which steps it serves is known from their numbers: no tensor is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .step_cache_history import History
+from .step_cache_state import arguments_of, condition_of, signature_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..clock import Clock
+    from ..report import PassRecord
+
+
+@dataclass(frozen=True)
+class GuidedSteps:
+    """In which of a generation's steps both branches are computed.
+
+    All from the share `start` of them to the share `stop`, and each `every`-th after that (None:
+    none). Before `start` there is no guidance, after `stop` only where `hold` keeps the difference.
+    In fewer than `fewest` steps all are guided.
+    """
+
+    start: float
+    stop: float
+    every: int | None
+    hold: bool
+    fewest: int
+
+    def both(self, step: int, total: int) -> bool:
+        """Whether both branches are computed at a step."""
+        if total < self.fewest:
+            return True
+        stop = round(self.stop * total)
+        if step < stop:
+            return step >= round(self.start * total)
+        return self.every is not None and (step - stop) % self.every == self.every - 1
+
+    def guided(self, step: int, total: int) -> bool:
+        """Whether a step at which one branch is computed is guided by the difference kept."""
+        return self.hold and step >= round(self.stop * total)
+
+
+class Branches:
+    """The difference between the branches, and what the running call does about it."""
+
+    def __init__(
+        self, name: str, clock: Clock, steps: GuidedSteps, order: int, record: PassRecord
+    ) -> None:
+        self.name = name
+        self._clock = clock
+        self._steps = steps
+        self._order = order
+        self._record = record
+        self.reset()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Branches:
+        """A copied denoiser is driven by no clock: it computes both branches."""
+        from ..clock import Clock
+
+        return Branches(self.name, Clock(), self._steps, self._order, self._record)
+
+    def reset(self) -> None:
+        """Forget everything: a generation begins, or the pipe's call is over."""
+        self._difference = History(self._order)
+        self._known: tuple[Hashable, Any] | None = None
+
+    def single(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | None:
+        """Whether this call, which has the unconditional branch in it, goes without it.
+
+        None where it is none of the generation's: the first one says which text and sizes are.
+        """
+        import torch
+
+        clock, total = self._clock, self._clock.total_steps
+        if total is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        asked = signature_of(args, kwargs), condition_of(arguments_of(host, args, kwargs))
+        if self._known is None:
+            self._known = asked
+        if self._known[0] != asked[0] or self._known[1] is not asked[1]:
+            self._record.ran[f"{self.name} both branches for a new text or size"] += 1
+            return None
+        if clock.step >= total or self._steps.both(clock.step, total):
+            return False
+        return bool(self._difference) or not self._steps.guided(clock.step, total)
+
+    def keep(self, unconditional: Any, conditional: Any) -> None:
+        """Both branches were computed."""
+        self._record.ran[f"{self.name} both branches"] += 1
+        self._difference.keep(self._clock.step, unconditional - conditional)
+
+    def predict(self, conditional: Any) -> Any:
+        """The unconditional branch of this step; without guidance the conditional one itself."""
+        self._record.ran[f"{self.name} one branch"] += 1
+        total = self._clock.total_steps
+        if total is None or not self._steps.guided(self._clock.step, total):
+            return conditional
+        return conditional + self._difference.predict(self._clock.step)
+
+
+class OneCall:
+    """Hooks around a denoiser that computes both branches in one call, unconditional ones first."""
+
+    def __init__(self, branches: Branches) -> None:
+        self._branches = branches
+        self._single: bool | None = None
+        self._halves: dict[int, tuple[Any, Any]] = {}
+
+    def before(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> Any:
+        """The arguments without the unconditional half, or None where it is computed."""
+        from torch.utils import _pytree
+
+        self._single = self._branches.single(host, args, kwargs)
+        if not self._single:
+            return None
+        before, self._halves = self._halves, {}
+
+        def conditional(each: Any) -> Any:
+            if each.ndim == 0 or each.shape[0] != batch:
+                return each
+            whole, half = before.get(id(each), (None, None))
+            # whoever knows a text by its tensor is given the same half at each step
+            half = half if whole is each else each[batch // 2 :]
+            self._halves[id(each)] = each, half
+            return half
+
+        return _pytree.tree_map_only(_tensor(), conditional, (args, kwargs))
+
+    def after(self, output: Any) -> Any:
+        """The output with the unconditional half in its place, or None where it is there."""
+        import torch
+
+        single, self._single = self._single, None
+        if single:
+            return _with_first(output, torch.cat([self._branches.predict(output[0]), output[0]]))
+        if single is not None:
+            self._branches.keep(*output[0].chunk(2))
+        return None
+
+    def reset(self) -> None:
+        """Hold on to no halves."""
+        self._halves = {}
+        self._single = None
+
+
+class TwoCalls:
+    """Stands where a denoiser's forward is looked up that is called for one branch after the other.
+
+    The second call of a step is the unconditional one's.
+    """
+
+    def __init__(self, host: Any, branches: Branches, calls: Callable[[], int]) -> None:
+        functools.update_wrapper(self, host.forward)
+        self._host = host
+        self._stock = host.forward
+        self._branches = branches
+        self._calls = calls
+        self._conditional: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        conditional, self._conditional = self._conditional, None
+        call = self._calls()
+        if call != 2 or conditional is None:
+            output = self._stock(*args, **kwargs)
+            self._conditional = output if call == 1 else None
+            return output
+        single = self._branches.single(self._host, args, kwargs)
+        if single:
+            return _with_first(conditional, self._branches.predict(conditional[0]))
+        output = self._stock(*args, **kwargs)
+        if single is not None:
+            self._branches.keep(output[0], conditional[0])
+        return output
+
+    def reset(self) -> None:
+        """Hold on to no output."""
+        self._conditional = None
+
+
+def _with_first(output: Any, value: Any) -> Any:
+    """An output of the denoiser's with another first tensor."""
+    if isinstance(output, tuple):
+        return (value, *output[1:])
+    name = dataclasses.fields(output)[0].name
+    return dataclasses.replace(output, **{name: value})
+
+
+def _tensor() -> Any:
+    import torch
+
+    return torch.Tensor
