@@ -9,7 +9,7 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage compat clean
+.PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage export-coverage compat clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -59,6 +59,9 @@ kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, 
 
 coverage: setup  ## Fuse a tiny instance of every model family, compare with stock, into a table
 	$(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
+
+export-coverage: setup  ## Export a tiny instance of the model families as ONNX, compare, into a table
+	$(BIN)/python -W ignore -m sdaccel.benchmarks export-coverage --output benchmarks/results/export-coverage.md
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat

@@ -6,9 +6,10 @@
 
 An input is named by its place in the arguments of the module's forward: `timestep`,
 `added_cond_kwargs.text_embeds`, `image_rotary_emb.0`. An output is named by its place in what the
-forward returns: `sample`, `last_hidden_state`, `hidden_states.11`. A VAE is two components,
-`vae_encoder` (`x` of `encode` to `moments`, mean and logarithm of the variance, where it is
-variational, else `latent`) and `vae_decoder` (`z` of `decode` to `sample`).
+forward returns: `last_hidden_state`, `hidden_states.11`, `sample`, or `out_sample` where an input
+has that name. A VAE is two components, `vae_encoder` (`x` of `encode` to `moments`, mean and
+logarithm of the variance, where it is variational, else `latent`) and `vae_decoder` (`z` of
+`decode` to `sample`).
 """
 
 from __future__ import annotations
