@@ -16,6 +16,7 @@ from ..errors import ExportError
 from ..patch import Patch
 from .examples import Arguments, Draw, Example, Extent, settings_of, symbols
 from .forms import Form
+from .real import to_real
 
 _OPERATOR = re.compile(r"torch\.ops\.(\w+\.\w+)|OpOverload\(op='([\w:.]+)'")
 
@@ -47,6 +48,7 @@ def capture(name: str, form: Form, example: Example) -> Captured:
             program = torch.export.export(
                 form, (arguments,), dynamic_shapes=(_dynamic(axes),), strict=False
             )
+            to_real(program)
     except Exception as error:
         raise failure(name, form, error) from error
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ExportError
+from ..patch import Patch
 from .manifest import ComponentEntry, Manifest, Precision, checksums
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ Attention = Literal["decomposed", "operator"]
 Told = Callable[[str, int, int], None]
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+_NEVER_CALLED = ("MotionAdapter",)
+"""What has been built into a denoiser, and only stands beside it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def _parts(target: Any) -> Iterator[tuple[str, Any]]:
         if component.kind == "vae":
             yield "vae_encoder", component
             yield "vae_decoder", component
-        elif component.kind != "other":
+        elif component.kind != "other" and type(component.module).__name__ not in _NEVER_CALLED:
             yield component.name, component
 
 
@@ -201,22 +205,22 @@ def _cast(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def _save_configs(pipe: Any, folder: Path, jobs: list[Job]) -> None:
     """All of the pipe but the weights of what is exported."""
     exported = {id(job.module) for job in jobs}
-    stand_ins = {name: part for name, part in pipe.components.items() if id(part) in exported}
-    pipe.save_config(folder)
-    for name, part in pipe.components.items():
-        if part is None:
-            continue
-        place = folder / name
-        if name in stand_ins:
-            place.mkdir(exist_ok=True)
-            _save_config(part, place)
-        elif hasattr(part, "save_pretrained"):
-            part.save_pretrained(place)
-
-
-def _save_config(module: Any, place: Path) -> None:
-    save = getattr(module, "save_config", None) or module.config.save_pretrained
-    save(place)
+    patch = Patch()
+    try:
+        for part in (pipe, *pipe.components.values()):
+            if "_internal_dict" in getattr(part, "__dict__", ()):
+                # diffusers adds its version to the config that it saves
+                config = part._internal_dict
+                patch.set(part, "_internal_dict", type(config)(config))
+        pipe.save_config(folder)
+        for name, part in pipe.components.items():
+            if id(part) in exported:
+                save = getattr(part, "save_config", None) or part.config.save_pretrained
+                save(folder / name)
+            elif hasattr(part, "save_pretrained"):
+                part.save_pretrained(folder / name)
+    finally:
+        patch.undo()
 
 
 def _versions(attention: Attention) -> dict[str, str]:

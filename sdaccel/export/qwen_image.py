@@ -7,6 +7,7 @@ it makes a mask, and where it cuts the rotation's table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +16,19 @@ from ..patch import Patch
 from .forms import Form, Outputs, named
 
 
+@dataclass
+class Given:
+    """What a call gave, for the hooks of its blocks."""
+
+    mask: torch.Tensor | None = None
+
+
 class QwenImage(Form):
     """The transformer, given its mask at each block; one size of picture for the whole batch."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__(module)
-        self.given: dict[str, torch.Tensor] = {}
+        self.given = Given()
 
     def prepare(self, patch: Patch) -> None:
         """Give each block the mask, and let positions be cut by a number that may change."""
@@ -28,13 +36,12 @@ class QwenImage(Form):
         for block in module.transformer_blocks:
             patch.add_handle(block.register_forward_pre_hook(self._with_mask, with_kwargs=True))
         patch.set(module, "pos_embed", Positions(module.pos_embed))
-        patch.on_undo(self.given.clear)
+        patch.set(self.given, "mask", None)
 
     def forward(self, arguments: Mapping[str, Any]) -> Outputs:
         """`sample`, (batch, tokens, channels)."""
         others = dict(arguments)
-        mask = others.pop("encoder_hidden_states_mask").bool()
-        self.given["encoder_hidden_states_mask"] = mask
+        self.given.mask = others.pop("encoder_hidden_states_mask").bool()
         return dict(named(self.module(**others)))
 
     def stock(self, arguments: Mapping[str, Any]) -> Outputs:
@@ -44,7 +51,7 @@ class QwenImage(Form):
     def _with_mask(
         self, block: torch.nn.Module, given: tuple[Any, ...], named_ones: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return given, {**named_ones, **self.given}
+        return given, {**named_ones, "encoder_hidden_states_mask": self.given.mask}
 
 
 class Positions(torch.nn.Module):

@@ -41,8 +41,10 @@ class Rotated(Model):
         places = torch.arange(hidden.shape[1], dtype=torch.float64) + start
         angles = torch.outer(places, 0.1 ** torch.arange(4, dtype=torch.float64))
         turns = torch.view_as_complex(torch.stack([angles.cos(), angles.sin()], -1).float())
-        pairs = torch.view_as_complex(hidden.reshape(*hidden.shape[:-1], -1, 2))
-        return {"tokens": torch.view_as_real(pairs * turns).flatten(2)}
+        with torch.amp.autocast("cuda", enabled=False):
+            pairs = torch.view_as_complex(hidden.reshape(*hidden.shape[:-1], -1, 2))
+            turned = torch.view_as_real(pairs * turns.unsqueeze(0)).flatten(2)
+        return {"tokens": turned}
 
 
 class Undecided(Model):
