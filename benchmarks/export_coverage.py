@@ -9,10 +9,12 @@ samples at one size has to serve them all.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,21 +208,34 @@ def _worst(distances: Sequence[Distance]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: every family passes; 1: one does not."""
-    import torch
     from rich.console import Console
 
     parser = argparse.ArgumentParser(prog="python -m sdaccel.benchmarks export-coverage")
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="all, where none is named")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
     parser.add_argument("--attention", choices=("decomposed", "operator"), default="decomposed")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="families at once (1)")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    chosen = list(families(options.families or list(REAL)))
     rows: list[Exported] = []
-    with Console(stderr=True).status("") as status:
-        for family in families(options.families or list(REAL)):
-            status.update(family.name)
-            rows += cover(family, options.attention)
+    with Console(stderr=True).status("") as status, _workers(options.jobs) as workers:
+        work = partial(cover, attention=options.attention)
+        for done in workers.imap(work, chosen):
+            rows += done
+            status.update(f"{len({row.family.name for row in rows})} of {len(chosen)} families")
             if options.output:
                 options.output.write_text(markdown(rows, options.attention), encoding="utf-8")
     print(markdown(rows, options.attention), end="")
     return 0 if all(row.passed for row in rows) else 1
+
+
+def _workers(count: int) -> Any:
+    """Processes of one thread: threads that wait for each other cost more than small models."""
+    context = multiprocessing.get_context("spawn")
+    return context.Pool(count, initializer=_one_thread)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

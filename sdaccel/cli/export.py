@@ -66,4 +66,4 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
 
 
 def _megabytes(folder: Path, entry: Any) -> float:
-    return sum((folder / file).stat().st_size for file in entry.checksums) / 1e6
+    return float(sum((folder / file).stat().st_size for file in entry.checksums)) / 1e6

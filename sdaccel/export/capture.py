@@ -108,7 +108,8 @@ def _named(program: torch.export.ExportedProgram, arguments: Arguments, axes: An
     ]
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     axes_of = _pytree.tree_leaves(axes, is_leaf=_is_axes)
-    inputs, found = [], {}
+    inputs: list[str] = []
+    found: dict[str, str] = {}
     for spec, (path, _), axis in zip(specs, paths(arguments), axes_of, strict=True):
         if isinstance(spec, ConstantArgument):
             continue

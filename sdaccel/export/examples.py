@@ -82,7 +82,7 @@ def _grid(height: int, width: int) -> torch.Tensor:
 
 
 def _unet(config: Any, draw: Draw, size: Extent) -> Arguments:
-    arguments = {
+    arguments: Arguments = {
         "sample": draw(size.batch, config["in_channels"], size.height, size.width),
         "timestep": draw.steps(size),
         "encoder_hidden_states": _text(config, draw, size, "cross_attention_dim"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import importlib.util
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Attention = Literal["decomposed", "operator"]
 Told = Callable[[str, int, int], None]
-_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_DTYPES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 _NEVER_CALLED = ("MotionAdapter",)

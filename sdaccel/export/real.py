@@ -24,7 +24,7 @@ def to_real(program: torch.export.ExportedProgram) -> int:
     for node in list(graph.nodes):
         if node.target == torch.ops.higher_order.wrap_with_autocast and not node.args[2]:
             _inline(program.graph_module, node)
-    pairs: dict[torch.fx.Node, torch.fx.Node] = {}
+    pairs: dict[Any, torch.fx.Node] = {}
     for node in list(graph.nodes):
         if node.target == _aten.view_as_real.default:
             node.replace_all_uses_with(pairs[node.args[0]])
@@ -38,14 +38,13 @@ def to_real(program: torch.export.ExportedProgram) -> int:
     return len(pairs)
 
 
-def _inline(module: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+def _inline(module: torch.fx.GraphModule, node: Any) -> None:
     """Put what a disabled autocast encloses in its place: it changes nothing."""
     inner_module, *operands = node.args[4:]
-    assert isinstance(inner_module, torch.fx.Node)
-    inner = getattr(module, str(inner_module.target)).graph
+    inner = getattr(module, inner_module.target).graph
     places = [each for each in inner.nodes if each.op == "placeholder"]
     with module.graph.inserting_before(node):
-        results = module.graph.graph_copy(inner, dict(zip(places, operands, strict=True)))
+        results: Any = module.graph.graph_copy(inner, dict(zip(places, operands, strict=True)))
     for user in list(node.users):
         user.replace_all_uses_with(results[user.args[1]])
         module.graph.erase_node(user)
@@ -57,7 +56,7 @@ def _is_complex(node: torch.fx.Node) -> bool:
     return isinstance(value, torch.Tensor) and value.is_complex()
 
 
-def _pair(node: torch.fx.Node, pairs: dict[torch.fx.Node, torch.fx.Node]) -> Any:
+def _pair(node: Any, pairs: dict[Any, torch.fx.Node]) -> Any:
     """The real node that stands for a complex one."""
     if node.target == _aten.view_as_complex.default:
         return node.args[0]

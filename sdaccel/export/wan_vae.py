@@ -91,4 +91,5 @@ def _halved(layer: Any, clip: torch.Tensor, **_: Any) -> torch.Tensor:
 def _resampled(layer: Any, clip: torch.Tensor) -> torch.Tensor:
     batch, _, frames = clip.shape[:3]
     pictures = layer.resample(clip.transpose(1, 2).flatten(0, 1))
-    return pictures.unflatten(0, (batch, frames)).transpose(1, 2)
+    resampled: torch.Tensor = pictures.unflatten(0, (batch, frames)).transpose(1, 2)
+    return resampled
