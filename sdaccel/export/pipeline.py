@@ -203,8 +203,10 @@ def _cast(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _save_configs(pipe: Any, folder: Path, jobs: list[Job]) -> None:
-    """All of the pipe but the weights of what is exported."""
-    exported = {id(job.module) for job in jobs}
+    """All of the pipe but the weights of what is exported, of a VAE in both halves."""
+    names = {job.name for job in jobs}
+    halves = len(names & {"vae_encoder", "vae_decoder"})
+    exported = {id(job.module) for job in jobs if not job.name.startswith("vae_") or halves == 2}
     patch = Patch()
     try:
         for part in (pipe, *pipe.components.values()):
