@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "coverage": _coverage,
         "export-coverage": _export_coverage,
         "hoist": _hoist,
+        "host-time": _host_time,
         "self-test": _self_test,
     }
     verb = verbs.get(given[0] if given else "", _run)
@@ -47,13 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     from . import overheads, workloads
+    from .frontier import frontier
     from .rungs import each_pass, rung
 
     options = command.parser().parse_args(given)
     chosen = command.workloads_of(options)
-    for name in chosen:
-        if name != overheads.NAME:
-            workloads.workload(name, options.quick)
+    known = [workloads.workload(each, options.quick) for each in chosen if each != overheads.NAME]
+    if options.frontier:
+        for each in known:
+            frontier(each)
     rungs = [rung(name) for name in dict.fromkeys(command.rungs_of(options))]
     rungs += each_pass(options.each_pass) if options.each_pass else []
     deadline = time.monotonic() + options.budget
@@ -83,6 +86,7 @@ def _measure(name: str, options: argparse.Namespace, rungs: Sequence[Rung], dead
     from rich.console import Console
 
     from . import overheads
+    from .frontier import frontier
     from .ladder import Ladder
     from .workloads import workload
 
@@ -103,10 +107,15 @@ def _measure(name: str, options: argparse.Namespace, rungs: Sequence[Rung], dead
             keep(overheads.measure_overheads(options.quick, options.repeats, tell))
         else:
             how = command.ladder_options(options, deadline)
-            keep(Ladder(chosen, how, tell, keep).climb(rungs))
+            more = frontier(chosen) if options.frontier else []
+            keep(Ladder(chosen, how, tell, keep).climb(_each_once([*rungs, *more])))
     _print(console, results, path)
     bad = [row for row in results.rows if row.status in ("wrong", "failed")]
     return FAILED if any(row.kind != "peer" for row in bad) else 0
+
+
+def _each_once(rungs: Sequence[Rung]) -> list[Rung]:
+    return list({each.name: each for each in rungs}.values())
 
 
 def _self_test(given: Sequence[str]) -> int:
@@ -185,6 +194,25 @@ def _hoist(given: Sequence[str]) -> int:
     from .hoist import main as count
 
     return count(given)
+
+
+def _host_time(given: Sequence[str]) -> int:
+    from rich.console import Console
+
+    from . import host_time
+    from .rungs import rung
+
+    options = host_time.options_of(given)
+    if others := [name for name in options.plans if rung(name).kind != "plan"]:
+        raise BenchmarkError(f"'{others[0]}' is no plan: give one such as none+hoist.")
+    console = Console()
+    path, results = _empty(host_time.NAME, options)
+    with console.status(host_time.NAME) as status:
+        plans = list(dict.fromkeys(options.plans))
+        results.rows = host_time.measure_host_time(plans, options.repeats, status.update)
+    results.write(path)
+    _print(console, results, path)
+    return 0 if all(row.status == "ok" for row in results.rows) else FAILED
 
 
 def _print(console: Any, results: Results, path: Path) -> None:

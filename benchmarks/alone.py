@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from .errors import BenchmarkError
-from .memory import peak_memory, reset_peak
+from .memory import peak_beside, peak_memory, reset_host_peak, reset_peak
 
 if TYPE_CHECKING:
     from .workloads import Workload
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes resident at most: until the second call was done, and during the third."""
+    """Bytes at most, on the device: until the second call was done, and during the third.
+
+    `host` is what was resident on the host during the third; None where the host is the device.
+    """
 
     setup: int | None
     steady: int | None
+    host: int | None = None
 
 
 def measure_alone(workload: Workload, rung_name: str) -> Memory:
@@ -53,8 +57,8 @@ def main(workload_name: str, rung_name: str, quick: bool) -> None:
         call()
         gc.collect()
         setup = peak_memory()
-        steady = None
-        if reset_peak():
-            call()
-            steady = peak_memory()
-    print(json.dumps(asdict(Memory(setup, steady))))
+        device_told, host_told = reset_peak(), reset_host_peak()
+        call()
+        steady = peak_memory() if device_told else None
+        host = peak_beside() if host_told else None
+    print(json.dumps(asdict(Memory(setup, steady, host))))

@@ -7,7 +7,8 @@ that forgets a scale or a bias changes the output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,30 +69,55 @@ _POOL = 1_048_583
 """Distinct random values: a prime, so that no two rows of a matrix come out alike."""
 
 
-def build(configuration: Configuration, seed: int = 0, gain: float = 1.0) -> torch.nn.Module:
-    """The model of a configuration, in fp32, in evaluation mode, the same weights for a seed."""
+@dataclass(frozen=True)
+class Place:
+    """Where weights are made, and in which dtype; None: the model's own, fp32."""
+
+    device: str = "cpu"
+    dtype: torch.dtype | None = None
+
+    def dtype_of(self, model: torch.nn.Module, name: str) -> torch.dtype | None:
+        """What a weight is made in: as `from_pretrained` casts, some modules stay in fp32."""
+        kept = getattr(model, "_keep_in_fp32_modules", None) or ()
+        return None if any(part in kept for part in name.split(".")) else self.dtype
+
+
+HOST = Place()
+
+
+def build(
+    configuration: Configuration, seed: int = 0, gain: float = 1.0, place: Place = HOST
+) -> torch.nn.Module:
+    """The model of a configuration in evaluation mode, made at a place, the same for a seed."""
     import diffusers
+
+    settings = {key: value for key, value in configuration.items() if key != "class"}
+    return made(lambda: getattr(diffusers, configuration["class"])(**settings), seed, gain, place)
+
+
+def made(
+    empty: Callable[[], torch.nn.Module], seed: int = 0, gain: float = 1.0, place: Place = HOST
+) -> torch.nn.Module:
+    """A model of which `empty` lays out the modules, with weights that are drawn at the place.
+
+    No weight is ever elsewhere, and one at a time is in fp32 before it is in the place's dtype.
+    """
     import torch
     from accelerate import init_empty_weights
 
-    settings = {key: value for key, value in configuration.items() if key != "class"}
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-        model: torch.nn.Module = getattr(diffusers, configuration["class"])(**settings)
-    for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            drawn = torch.empty_like(weight, device="cpu")
-            module.register_parameter(name, torch.nn.Parameter(drawn, weight.requires_grad))
-    draw_weights(model, seed, gain)
-    return model.eval()
+        model = empty()
+    draw_weights(model, seed, gain, place)
+    return model.to(place.device).eval()
 
 
-def stable_diffusion(unet: Configuration, vae: Configuration) -> Any:
+def stable_diffusion(unet: Configuration, vae: Configuration, place: Place = HOST) -> Any:
     """A StableDiffusionPipeline without text encoder: it draws from embeddings of a prompt."""
     import diffusers
 
     pipe = diffusers.StableDiffusionPipeline(
-        unet=build(unet, seed=0),
-        vae=build(vae, seed=1),
+        unet=build(unet, seed=0, place=place),
+        vae=build(vae, seed=1, place=place),
         scheduler=diffusers.DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -110,22 +136,39 @@ def stable_diffusion(unet: Configuration, vae: Configuration) -> Any:
     return pipe
 
 
-def draw_weights(model: torch.nn.Module, seed: int, gain: float = 1.0) -> None:
-    """Fill every parameter: matrices uniform within gain/sqrt(fan in) of 0, norms near identity."""
+def draw_weights(model: torch.nn.Module, seed: int, gain: float = 1.0, place: Place = HOST) -> None:
+    """Give a model every parameter anew: matrices uniform within gain/sqrt(fan in) of 0, norms near
+    identity. What two modules share they share again.
+    """
     import torch
 
-    with torch.no_grad():
-        pool = torch.empty(_POOL).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
-        start = 0
-        for name, parameter in model.named_parameters():
-            for piece, values in _slices(parameter.view(-1), pool, start):
-                piece.copy_(values)
-            start = (start + parameter.numel()) % _POOL
-            if parameter.dim() > 1 and parameter.numel() > parameter.shape[0]:
-                parameter.mul_(gain * (parameter.numel() / parameter.shape[0]) ** -0.5)
-            else:
-                is_scale = name.endswith(("weight", "gamma"))
-                parameter.mul_(0.1).add_(1.0 if is_scale else 0.0)
+    pool = torch.empty(_POOL).uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+    pool, start = pool.to(place.device), 0
+    shared: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    for path, module in model.named_modules():
+        for name, before in list(module.named_parameters(recurse=False)):
+            if before not in shared:
+                full = f"{path}.{name}"
+                values = _drawn(before.shape, full, gain, pool, start)
+                values = values.to(place.dtype_of(model, full) or before.dtype)
+                shared[before] = torch.nn.Parameter(values, before.requires_grad)
+                start = (start + before.numel()) % _POOL
+            module.register_parameter(name, shared[before])
+
+
+def _drawn(
+    shape: torch.Size, name: str, gain: float, pool: torch.Tensor, start: int
+) -> torch.Tensor:
+    """A parameter in fp32 from the values of the pool, on its device."""
+    import torch
+
+    drawn = torch.empty(shape, device=pool.device)
+    for piece, values in _slices(drawn.view(-1), pool, start):
+        piece.copy_(values)
+    if drawn.dim() > 1 and drawn.numel() > drawn.shape[0]:
+        return drawn.mul_(gain * (drawn.numel() / drawn.shape[0]) ** -0.5)
+    is_scale = name.endswith(("weight", "gamma"))
+    return drawn.mul_(0.1).add_(1.0 if is_scale else 0.0)
 
 
 def _slices(

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sdaccel.target import dtype_of
+
+from .architectures import Place
 from .families import Draw, Family, Size
-from .workloads import Call, Workload, noise
+from .workloads import Call, Clip, Workload, noise
 
 if TYPE_CHECKING:
     import torch
@@ -24,14 +27,18 @@ def _no_inputs(draw: Draw, size: Size) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """A published autoencoder: its class, what it decodes as (channels, [frames,] height, width),
-    what it decodes when quick, and what in its config differs from the class's defaults."""
+    """A published autoencoder: its class, what it decodes as (channels, [frames,] height, width).
+
+    Then what it decodes when quick, what in its config differs from the class's defaults, and how
+    long the clip is.
+    """
 
     model: str
     summary: str
     latents: tuple[int, ...]
     quick: tuple[int, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
+    clip: Clip | None = None
 
     @property
     def family(self) -> Family:
@@ -102,23 +109,30 @@ AUTOENCODERS: Mapping[str, Autoencoder] = {
         "AutoencoderKLCogVideoX",
         "CogVideoX's VAE, 49 frames of 720x480",
         (16, 13, 60, 90),
-        (16, 2, 8, 12),
+        (16, 2, 4, 6),
         _COG,
+        Clip(49, 8),
     ),
     "ltx-vae": Autoencoder(
         "AutoencoderKLLTXVideo",
         "LTX-Video's VAE, 121 frames of 704x480",
         (128, 16, 15, 22),
-        (128, 2, 4, 6),
+        (128, 2, 2, 3),
+        clip=Clip(121, 24),
     ),
     "wan2.1-vae": Autoencoder(
-        "AutoencoderKLWan", "Wan2.1's VAE, 81 frames of 832x480", (16, 21, 60, 104), (16, 2, 8, 12)
+        "AutoencoderKLWan",
+        "Wan2.1's VAE, 81 frames of 832x480",
+        (16, 21, 60, 104),
+        (16, 2, 4, 6),
+        clip=Clip(81, 16),
     ),
     "hunyuan-vae": Autoencoder(
         "AutoencoderKLHunyuanVideo",
         "HunyuanVideo's VAE, 61 frames of 960x544",
         (16, 16, 68, 120),
-        (16, 2, 8, 12),
+        (16, 2, 4, 6),
+        clip=Clip(61, 24),
     ),
 }
 
@@ -127,15 +141,16 @@ def workload(name: str, quick: bool) -> Workload:
     """One decoding by the autoencoder `name` of `AUTOENCODERS`, with random weights, in fp32."""
     chosen = AUTOENCODERS[name]
     latents = chosen.quick if quick else chosen.latents
+    length = vars(chosen.clip) if chosen.clip and not quick else {}
     return Workload(
         name=name,
         summary=f"{chosen.summary}, one decoded",
         unit="decode",
-        build=lambda: _pipeline(chosen.family),
+        make=lambda place: _pipeline(chosen.family, place),
         prepare=lambda pipe: one_decoding(pipe, latents),
         networks=("vae",),
         quick=quick,
-        settings={"latents": [1, *latents]},
+        settings={"latents": [1, *latents], **length},
     )
 
 
@@ -146,8 +161,7 @@ def one_decoding(pipe: Any, shape: tuple[int, ...]) -> Call:
     """
     import torch
 
-    first = next(pipe.vae.parameters())
-    latents = noise(0, 1, *shape).to(torch.bfloat16).to(first.device, first.dtype)
+    latents = noise(0, 1, *shape).to(torch.bfloat16).to(pipe.vae.device, dtype_of(pipe.vae))
 
     def call() -> torch.Tensor:
         with torch.no_grad():
@@ -157,7 +171,7 @@ def one_decoding(pipe: Any, shape: tuple[int, ...]) -> Call:
     return call
 
 
-def _pipeline(family: Family) -> Any:
+def _pipeline(family: Family, place: Place) -> Any:
     from .family_pipeline import pipeline_of
 
-    return pipeline_of(family)
+    return pipeline_of(family, place=place)

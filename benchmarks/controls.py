@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from .workloads import Workload
 
 PREFIX = "fewer-steps-"
-_NAME = re.compile(rf"{PREFIX}(\d+)")
+BETTER = "-dpm++"
+"""Behind it: with DPM++ 2M (Lu and others 2022), which needs fewer steps than most samplers."""
+_NAME = re.compile(rf"{PREFIX}(\d+)({re.escape(BETTER)})?")
 _WORTHWHILE = 1.05
 
 
 def fewer_steps(name: str) -> Rung | None:
-    """The rung "fewer-steps-12"; None for another name; raises `BenchmarkError` for no steps."""
+    """The rung "fewer-steps-12", or "fewer-steps-12-dpm++"; None for another name.
+
+    Raises `BenchmarkError` for no steps.
+    """
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    steps = int(match.group(1))
+    steps, better = int(match[1]), match[2] is not None
     if steps < 1:
         raise BenchmarkError(f"'{name}' draws nothing: it takes at least one step.")
 
@@ -37,9 +42,24 @@ def fewer_steps(name: str) -> Rung | None:
             raise Skip("One forward has no steps to leave out.")
         if steps >= workload.steps:
             raise Skip(f"These are no fewer steps than the {workload.steps} of stock.")
+        if better:
+            pipe.scheduler = _better(pipe.scheduler)
         yield Opened(pipe, "approximate", workload=workload.with_steps(steps))
 
-    return Rung(name, "control", "stock, in fewer steps", opened)
+    summary = "stock, in fewer steps" + (", by a better sampler" if better else "")
+    return Rung(name, "control", summary, opened)
+
+
+def _better(scheduler: Any) -> Any:
+    """DPM++ 2M on the same noise schedule; raises `Skip` for a scheduler of another kind."""
+    from diffusers import DPMSolverMultistepScheduler as Better
+
+    names = {each.__name__ for each in scheduler.compatibles}
+    if Better.__name__ not in names or "Flow" in type(scheduler).__name__:
+        raise Skip(f"DPM++ 2M can't take the place of {type(scheduler).__name__}.")
+    if isinstance(scheduler, Better):
+        raise Skip("Stock draws with DPM++ 2M itself.")
+    return Better.from_config(scheduler.config)
 
 
 def missing(rows: Sequence[Row], workload: Workload) -> list[Rung]:

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sdaccel.target import dtype_of
+
+from .architectures import Place
 from .families import Draw, Family, Inputs, Size, families, forward
-from .workloads import Call, Workload
+from .workloads import Call, Clip, Workload
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +26,8 @@ class Denoiser:
     """A published model: of a tiny `family`'s class and inputs, with its own `config` and `size`.
 
     `quick` changes the config: as wide and with every kind of block, but few of them, and `less` is
-    the smaller input that goes with it. A picture or clip takes `steps`. What is `absent` of the
-    family's inputs this model does not take.
+    the smaller input that goes with it. A picture or `clip` takes `steps` of so many `calls` each.
+    What is `absent` of the family's inputs this model does not take.
     """
 
     family: str
@@ -34,6 +37,8 @@ class Denoiser:
     quick: Mapping[str, Any]
     less: Mapping[str, int]
     steps: int
+    calls: int = 1
+    clip: Clip | None = None
     absent: tuple[str, ...] = ()
 
     def chosen(self, quick: bool) -> tuple[Family, Size]:
@@ -88,7 +93,9 @@ _SINGLES = {"num_layers": 1, "num_single_layers": 2}
 _SMALL = {"height": 48, "width": 48}
 _SMALLER = {"height": 32, "width": 32, "tokens": 128}
 """For models whose few blocks are wide."""
-_CLIP = {"height": 30, "width": 52, "frames": 3}
+_CLIP = {"height": 16, "width": 24, "frames": 3}
+_COG_QUICK: Mapping[str, Any] = {"sample_height": 16, "sample_width": 24, "sample_frames": 9}
+"""A quick forward is at most 0.35 TFLOP: a second or two of two processor cores."""
 
 _T5_AND_CLIP = {"text": 4096, "pooled": 768, "channels": 16}
 DENOISERS: Mapping[str, Denoiser] = {
@@ -98,7 +105,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         _SDXL,
         Size(128, 128, 1, 77, text=2048, pooled=1280),
         {"transformer_layers_per_block": (1, 1, 2), "layers_per_block": 1},
-        _SMALL,
+        {"height": 32, "width": 32},
         steps=30,
     ),
     "sd3-medium": Denoiser(
@@ -153,7 +160,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(32, 32, 1, 300, text=2304, channels=32),
         _FEW,
-        {},
+        {"height": 16, "width": 16, "tokens": 128},
         steps=20,
     ),
     "qwen-image": Denoiser(
@@ -164,6 +171,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         _FEW,
         _SMALLER,
         steps=50,
+        calls=2,
     ),
     "z-image": Denoiser(
         "Z-Image",
@@ -171,7 +179,7 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(128, 128, 1, 128, text=2560, channels=16),
         {"n_layers": 2, "n_refiner_layers": 1},
-        _SMALLER,
+        {"height": 16, "width": 16, "tokens": 32},
         steps=50,
     ),
     "animatediff": Denoiser(
@@ -180,8 +188,9 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"cross_attention_dim": 768},
         Size(64, 64, 16, 77, text=768),
         {"layers_per_block": 1},
-        {"height": 16, "width": 16, "frames": 4},
+        {"height": 16, "width": 16, "frames": 2},
         steps=25,
+        clip=Clip(16, 8),
     ),
     "cogvideox-2b": Denoiser(
         "CogVideoX",
@@ -189,9 +198,10 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(60, 90, 13, 226, text=4096, channels=16),
         # its table of positions belongs to the published size
-        {"num_layers": 2, "sample_height": 30, "sample_width": 44, "sample_frames": 17},
-        {"height": 30, "width": 44, "frames": 5},
+        {"num_layers": 2, **_COG_QUICK},
+        _CLIP,
         steps=50,
+        clip=Clip(49, 8),
         absent=("image_rotary_emb",),
     ),
     "cogvideox-5b": Denoiser(
@@ -200,8 +210,9 @@ DENOISERS: Mapping[str, Denoiser] = {
         _COG_5B,
         Size(60, 90, 13, 226, text=4096, channels=16, head=64),
         {"num_layers": 1},
-        {"height": 30, "width": 44, "frames": 5},
+        _CLIP,
         steps=50,
+        clip=Clip(49, 8),
     ),
     "ltx-video": Denoiser(
         "LTX",
@@ -210,8 +221,9 @@ DENOISERS: Mapping[str, Denoiser] = {
         # one token a latent of 32x32x8 pixels: the family counts 2x2 of its own as one
         Size(30, 44, 16, 128, text=4096, channels=32),
         {"num_layers": 3},
-        {"frames": 5},
+        _CLIP,
         steps=50,
+        clip=Clip(121, 24),
     ),
     "wan2.1-1.3b": Denoiser(
         "Wan 2.1",
@@ -221,6 +233,8 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"num_layers": 3},
         _CLIP,
         steps=50,
+        calls=2,
+        clip=Clip(81, 16),
     ),
     "wan2.1-14b": Denoiser(
         "Wan 2.1",
@@ -230,6 +244,8 @@ DENOISERS: Mapping[str, Denoiser] = {
         {"num_layers": 1},
         _CLIP,
         steps=50,
+        calls=2,
+        clip=Clip(81, 16),
     ),
     "hunyuan-video": Denoiser(
         "HunyuanVideo",
@@ -237,8 +253,9 @@ DENOISERS: Mapping[str, Denoiser] = {
         {},
         Size(68, 120, 16, 256, 1, **_T5_AND_CLIP),
         {**_SINGLES, "num_refiner_layers": 1},
-        {"height": 34, "width": 60, "frames": 3},
+        {"height": 16, "width": 16, "frames": 3, "tokens": 64},
         steps=30,
+        clip=Clip(61, 24),
     ),
 }
 
@@ -251,13 +268,20 @@ def workload(name: str, quick: bool) -> Workload:
         name=name,
         summary=f"{denoiser.summary}, one forward",
         unit="forward",
-        build=lambda: _pipeline(family),
+        make=lambda place: _pipeline(family, place),
         prepare=lambda pipe: one_forward(pipe, family, size),
         networks=("denoiser",),
         quick=quick,
-        calls_per_picture=denoiser.steps,
-        settings={"input": vars(size), **({"config": dict(denoiser.quick)} if quick else {})},
+        calls_per_picture=denoiser.steps * denoiser.calls,
+        settings=_settings(denoiser, size, quick),
     )
+
+
+def _settings(denoiser: Denoiser, size: Size, quick: bool) -> dict[str, Any]:
+    """The input; when quick what was scaled down, else how long the clip is."""
+    if quick:
+        return {"input": vars(size), "config": dict(denoiser.quick)}
+    return {"input": vars(size), **(vars(denoiser.clip) if denoiser.clip else {})}
 
 
 def one_forward(pipe: Any, family: Family, size: Size) -> Call:
@@ -268,8 +292,7 @@ def one_forward(pipe: Any, family: Family, size: Size) -> Call:
     import torch
 
     model = pipe.denoiser
-    largest = max(model.parameters(), key=torch.Tensor.numel)
-    inputs = _moved(family.draw(size, 0, torch.bfloat16), largest)
+    inputs = _moved(family.draw(size, 0, torch.bfloat16), model)
 
     def call() -> torch.Tensor:
         return forward(model, inputs).float()
@@ -277,20 +300,22 @@ def one_forward(pipe: Any, family: Family, size: Size) -> Call:
     return call
 
 
-def _moved(inputs: Any, like: torch.Tensor) -> Any:
-    """Every tensor on the device of `like`, those in bfloat16 in its dtype."""
+def _moved(inputs: Any, model: Any) -> Any:
+    """Every tensor on the model's device, those in bfloat16 in what it computes in."""
     import torch
     from torch.utils import _pytree
+
+    dtype = dtype_of(model)
 
     def moved(each: Any) -> Any:
         if not isinstance(each, torch.Tensor):
             return each
-        return each.to(like.device, like.dtype if each.dtype == torch.bfloat16 else each.dtype)
+        return each.to(model.device, dtype if each.dtype == torch.bfloat16 else each.dtype)
 
     return _pytree.tree_map(moved, inputs)
 
 
-def _pipeline(family: Family) -> Any:
+def _pipeline(family: Family, place: Place) -> Any:
     from .family_pipeline import pipeline_of
 
-    return pipeline_of(family)
+    return pipeline_of(family, place=place)

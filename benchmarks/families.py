@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .architectures import build
+from .architectures import HOST, Place, build
 from .errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class Family:
     inputs: Inputs
     part: Literal["denoiser", "vae"] = "denoiser"
 
-    def build(self, seed: int = 0) -> torch.nn.Module:
-        """The model in fp32, in evaluation mode, with the same weights for a seed."""
-        return build({"class": self.model, **self.config}, seed, _GAIN)
+    def build(self, seed: int = 0, place: Place = HOST) -> torch.nn.Module:
+        """The model in evaluation mode, made at a place, with the same weights for a seed."""
+        return build({"class": self.model, **self.config}, seed, _GAIN, place)
 
     def draw(self, size: Size, seed: int, dtype: torch.dtype) -> dict[str, Any]:
         """Arguments of a forward, on the CPU, the same for a seed."""

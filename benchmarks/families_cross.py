@@ -23,6 +23,22 @@ def _masked(draw: Draw, size: Size) -> dict[str, Any]:
     }
 
 
+def _kandinsky(draw: Draw, size: Size) -> dict[str, Any]:
+    """A video, channels last, and positions for each axis."""
+    import torch
+
+    return {
+        "hidden_states": draw(size.batch, size.frames, size.height, size.width, size.channels),
+        "encoder_hidden_states": draw(size.batch, size.tokens, size.text),
+        "pooled_projections": draw(size.batch, size.pooled),
+        "timestep": timesteps(size, draw.dtype),
+        "visual_rope_pos": [
+            torch.arange(length) for length in (size.frames, size.height // 2, size.width // 2)
+        ],
+        "text_rope_pos": torch.arange(size.tokens),
+    }
+
+
 def _pixart(draw: Draw, size: Size) -> dict[str, Any]:
     added = {"resolution": None, "aspect_ratio": None}
     return {**_masked(draw, size), "added_cond_kwargs": added}
@@ -100,5 +116,22 @@ FAMILIES = (
             "use_style_cond_and_image_meta_size": False,
         },
         _hunyuan,
+    ),
+    Family(
+        "Kandinsky 5",
+        "Kandinsky5Transformer3DModel",
+        {
+            "in_visual_dim": 4,
+            "in_text_dim": TEXT,
+            "in_text_dim2": POOLED,
+            "time_dim": 16,
+            "out_visual_dim": 4,
+            "model_dim": 32,
+            "ff_dim": 64,
+            "num_text_blocks": 1,
+            "num_visual_blocks": 2,
+            "axes_dims": (4, 6, 6),
+        },
+        _kandinsky,
     ),
 )

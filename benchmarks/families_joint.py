@@ -100,6 +100,16 @@ def _aura_flow(draw: Draw, size: Size) -> dict[str, Any]:
     }
 
 
+def _prx(draw: Draw, size: Size) -> dict[str, Any]:
+    """Text has keys and values alone."""
+    return {
+        "hidden_states": _latents(draw, size),
+        "encoder_hidden_states": _text(draw, size),
+        "attention_mask": mask(size, size.tokens),
+        "timestep": timesteps(size, draw.dtype, 1.0),
+    }
+
+
 def _cog_view(draw: Draw, size: Size) -> dict[str, Any]:
     pixels = 512 * draw(3, size.batch, 2).abs()
     return {
@@ -227,6 +237,19 @@ FAMILIES = (
             "pos_embed_max_size": 64,
         },
         _aura_flow,
+    ),
+    Family(
+        "PRX",
+        "PRXTransformer2DModel",
+        {
+            "in_channels": 4,
+            "context_in_dim": TEXT,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "depth": 2,
+            "axes_dim": [8, 8],
+        },
+        _prx,
     ),
     Family(
         "CogView 4",

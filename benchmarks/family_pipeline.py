@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet1DModel
 
+from .architectures import HOST, Place
 from .families import Family, forward
 
 
@@ -22,12 +23,25 @@ class FamilyPipeline(DiffusionPipeline):
         return forward(self.denoiser if self.vae is None else self.vae, inputs)
 
 
-def pipeline_of(family: Family, seed: int = 0) -> FamilyPipeline:
+def pipeline_of(family: Family, seed: int = 0, place: Place = HOST) -> FamilyPipeline:
     """A pipeline of a family's model; a VAE stands beside a denoiser without anything to fuse."""
-    model, scheduler = family.build(seed), FlowMatchEulerDiscreteScheduler()
+    model, scheduler = family.build(seed, place), FlowMatchEulerDiscreteScheduler()
     if family.part == "denoiser":
         return FamilyPipeline(model, None, scheduler)
     return FamilyPipeline(_plain_denoiser(), model, scheduler)
+
+
+class EncoderPipeline(DiffusionPipeline):
+    """A text encoder, with a small denoiser beside it, without which nothing is a pipeline."""
+
+    def __init__(self, text_encoder: Any, denoiser: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(text_encoder=text_encoder, denoiser=denoiser, scheduler=scheduler)
+
+
+def encoder_pipeline(encoder: Any) -> EncoderPipeline:
+    """A pipeline of a text encoder."""
+    return EncoderPipeline(encoder, _plain_denoiser(), FlowMatchEulerDiscreteScheduler())
 
 
 def model_of(pipe: FamilyPipeline) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sdaccel.target import dtype_of
+
 from .alone import measure_alone
 from .errors import BenchmarkError
 from .memory import release
@@ -35,11 +37,11 @@ class Figures:
 
         from sdaccel import device
 
-        name = self.workload.networks_of(opened.pipe)[0]
-        first = next(getattr(opened.pipe, name).parameters())
-        row.dtype = opened.dtype or str(first.dtype).removeprefix("torch.")
-        row.matmul_ceiling = device.matmul_ceiling(first.device, getattr(torch, row.dtype))
-        row.copy_ceiling = device.copy_ceiling(first.device)
+        network = getattr(opened.pipe, self.workload.networks_of(opened.pipe)[0])
+        where = next(network.parameters()).device
+        row.dtype = opened.dtype or str(dtype_of(network)).removeprefix("torch.")
+        row.matmul_ceiling = device.matmul_ceiling(where, getattr(torch, row.dtype))
+        row.copy_ceiling = device.copy_ceiling(where)
 
     def memory(self, row: Row) -> None:
         """The peaks of a process that runs only this rung."""
@@ -51,6 +53,7 @@ class Figures:
             row.notes.append(str(error))
             return
         row.setup_peak_memory, row.peak_memory = memory.setup, memory.steady
+        row.host_memory = memory.host
 
     def stages(self, row: Row, opened: Opened, call: Call) -> None:
         """Where the time of a whole generation goes; one forward has no stages."""

@@ -11,7 +11,7 @@ from sdaccel.errors import ModelNotFoundError
 from . import architectures
 from .errors import BenchmarkError
 from .judging import PROMPTS, Judge
-from .workloads import Call, Workload, noise
+from .workloads import Call, Clip, Workload, noise
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,7 @@ def embedded(name: str, quick: bool, steps: int | None = None) -> Workload:
     Its pictures are judged in its own number of steps, whatever is timed, unless `steps` are given.
     """
     from sdaccel import shapes
+    from sdaccel.video import FPS
 
     defaults = shapes.call_defaults(name.removeprefix(_SHAPES))
     usual = int(defaults.get("num_inference_steps", _STEPS))
@@ -47,17 +48,18 @@ def embedded(name: str, quick: bool, steps: int | None = None) -> Workload:
     clip = "num_frames" in defaults
     prompt = shapes.clip_prompts(1, "held-out")[0] if clip else _PROMPT
     arguments = {"prompt": prompt, **defaults, "num_inference_steps": count}
+    length = vars(Clip(defaults["num_frames"], FPS)) if clip else {}
     return Workload(
         name=name,
         summary="an embedded pipeline, prompt to picture or clip",
         unit="clip" if clip else "picture",
-        build=lambda: _load(name),
+        make=lambda _: _load(name),
         prepare=lambda pipe: _drawing(pipe, arguments),
         quick=quick,
         forwards=count,
         steps=count,
         with_steps=partial(embedded, name, quick),
-        settings={"steps": count, "prompt": prompt},
+        settings={"steps": count, "prompt": prompt, **length},
         judge=Judge(name, steps or usual),
     )
 
@@ -79,7 +81,7 @@ def any_model(source: str, quick: bool, steps: int | None = None) -> Workload:
         name=path.resolve().stem if path.exists() else source.replace("/", "--"),
         summary="prompt to picture or clip, as the pipeline draws unless told otherwise",
         unit="picture",
-        build=lambda: _load(source),
+        make=lambda _: _load(source),
         prepare=lambda pipe: _drawing(pipe, {"prompt": PROMPTS[0], "num_inference_steps": count}),
         quick=quick,
         forwards=count,
@@ -98,8 +100,8 @@ def tiny(quick: bool, steps: int | None = None) -> Workload:
         name=TINY,
         summary="a pipeline that draws in milliseconds, to try the harness itself",
         unit="picture",
-        build=lambda: architectures.stable_diffusion(
-            architectures.TINY_UNET, architectures.TINY_VAE
+        make=lambda place: architectures.stable_diffusion(
+            architectures.TINY_UNET, architectures.TINY_VAE, place
         ),
         prepare=lambda pipe: _tiny_drawing(pipe, count),
         quick=quick,

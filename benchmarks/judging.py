@@ -52,8 +52,9 @@ class Judge:
         return Task(tuple(prompts), request).draw(pipe, "judging")
 
     def quality(self, stock: Sequence[Drawing], rung: Sequence[Drawing]) -> dict[str, float]:
-        """Numbers by name: each distance's mean and worst pair, and prompt fidelity with its 95%
-        interval; a metric that can't be had here, and what JSON has no number for, is left out.
+        """Numbers by name: each distance's mean with its 95% interval and its worst pair, prompt
+        fidelity with its interval. A metric that can't be had here, and what JSON has no number
+        for, is left out.
         """
         from sdaccel.quality.comparing import Pair, compare
 
@@ -95,5 +96,10 @@ def _distances(comparison: Comparison) -> dict[str, float]:
         for name, key in _KEYS.items()
         if name in comparison.measured
         for summary in [comparison.measured[name].summary]
-        for suffix, value in (("", summary.mean), ("_worst", summary.worst))
+        for suffix, value in (
+            ("", summary.mean),
+            ("_low", summary.low),
+            ("_high", summary.high),
+            ("_worst", summary.worst),
+        )
     }

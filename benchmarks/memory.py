@@ -1,4 +1,4 @@
-"""Peak memory of this process: a GPU's where there is one, else as the system it runs on has it."""
+"""Peak memory of this process: a GPU's where there is one, and the host's as the system tells."""
 
 from __future__ import annotations
 
@@ -14,9 +14,21 @@ _RESET_PEAK = "5"
 
 
 def peak_memory() -> int | None:
-    """The most memory this process had, in bytes, since the start or the last reset."""
-    if (cuda := _cuda()) is not None:
-        return int(cuda.max_memory_allocated())
+    """The most memory this process had on its device, in bytes, since the start or the last reset.
+
+    The device is the GPU where there is one, else the host.
+    """
+    cuda = _cuda()
+    return host_peak() if cuda is None else int(cuda.max_memory_allocated())
+
+
+def peak_beside() -> int | None:
+    """The most of the host's memory meanwhile; None where the host is the device."""
+    return None if _cuda() is None else host_peak()
+
+
+def host_peak() -> int | None:
+    """The most that was resident in the host's memory, in bytes; None where that is not told."""
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -25,10 +37,15 @@ def peak_memory() -> int | None:
 
 
 def reset_peak() -> bool:
-    """Start the peak anew from what is resident now; False where the system does not allow it."""
+    """Start the device's peak anew from what is there now; False where the system forbids it."""
     if (cuda := _cuda()) is not None:
         cuda.reset_peak_memory_stats()
         return True
+    return reset_host_peak()
+
+
+def reset_host_peak() -> bool:
+    """The same for what is resident in the host's memory."""
     try:
         _CLEAR.write_text(_RESET_PEAK)
     except OSError:

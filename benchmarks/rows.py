@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import samples
 from .errors import ResultsError
+from .shifts import Shift, shift
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,7 +25,8 @@ STATUSES = ("ok", "did nothing", "skipped", "wrong", "failed", "out of memory")
 class Row:
     """One rung of one workload: what it is, whether it is right, and then how fast.
 
-    Times are in seconds per `unit`, memory in bytes, `error` is the relative L2 distance of the
+    Times are in seconds per `unit`, memory in bytes: the device's, and with a GPU `host_memory`
+    beside it. `error` is the relative L2 distance of the
     output from stock fp32, `stolen` the largest share of the processors that a virtual machine's
     host kept during a sample of these or of stock's. `canary_seconds` are what a fixed workload
     took between the samples, `stages` seconds per unit from calls of their own. A value that was
@@ -55,6 +57,7 @@ class Row:
     copy_ceiling: float | None = None
     peak_memory: int | None = None
     setup_peak_memory: int | None = None
+    host_memory: int | None = None
     quality: dict[str, float] = field(default_factory=dict)
     passes: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -114,15 +117,13 @@ class Row:
 
     @property
     def speedup_low(self) -> float | None:
-        """The lower end of the 95% interval of the speed-up, from the ratio in each round."""
-        ratios = self._ratios()
-        return samples.median_interval(ratios)[0] if ratios else None
+        """The lower end of the 95% interval of the speed-up; None below six rounds."""
+        return None if self._shift is None else self._shift.low
 
     @property
     def speedup_high(self) -> float | None:
         """The upper end of it."""
-        ratios = self._ratios()
-        return samples.median_interval(ratios)[1] if ratios else None
+        return None if self._shift is None else self._shift.high
 
     @property
     def matmul_share(self) -> float | None:
@@ -140,10 +141,12 @@ class Row:
         pictures = samples.pays_after(self.setup_seconds, stock, faster, self.calls_per_picture)
         return _number(pictures)
 
-    def _ratios(self) -> list[float]:
-        """Stock's sample over this rung's, round by round."""
-        pairs = zip(self.baseline_seconds, self.seconds, strict=False)
-        return [stock / own for stock, own in pairs]
+    @property
+    def _shift(self) -> Shift | None:
+        """From this rung to stock, whose i-th sample was taken beside the rung's i-th."""
+        if len(self.seconds) != len(self.baseline_seconds):
+            return None
+        return shift(self.seconds, self.baseline_seconds, paired=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the fields, and for readers of the JSON what follows from them."""

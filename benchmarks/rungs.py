@@ -10,10 +10,13 @@ from typing import Any
 import sdaccel
 from sdaccel import device
 from sdaccel.errors import PlanError
+from sdaccel.target import kind_of
 
 from . import architectures, peers
+from .architectures import Place
 from .errors import BenchmarkError, Skip
 from .families import cast
+from .plan_options import plan_of
 from .workloads import Workload
 
 BASELINE = "stock-fp32"
@@ -69,10 +72,11 @@ def rung(name: str) -> Rung:
     if found is not None:
         return found
     try:
-        plan = sdaccel.Plan.of(name)
+        plan = plan_of(name)
     except PlanError as error:
         raise BenchmarkError(
-            f"There is no rung '{name}': choose from {', '.join(known)}, fewer-steps-N, or a plan."
+            f"There is no rung '{name}': choose from {', '.join(known)}, fewer-steps-N, or a plan "
+            f"such as eager+step_cache[interval=2]. {error}"
         ) from error
     return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, workload, plan))
 
@@ -191,12 +195,12 @@ def _openvino(pipe: Any, workload: Workload) -> Iterator[Opened]:
 
 
 def in_16_bit(workload: Workload) -> Any:
-    """The stock pipe in a GPU's 16-bit type, cast before it moves there; `Skip` without a GPU."""
+    """The stock pipe in a GPU's 16-bit type, never in fp32 there; `Skip` without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
         raise Skip("It is stock's stand-in on a GPU that has no room for fp32.")
-    pipe = workload.build()
+    pipe = workload.make(Place("cuda", device.faster_dtype("cuda").dtype))
     to_fast_dtype(pipe, workload.networks_of(pipe), required=True, where="cuda")
     return pipe.to("cuda")
 
@@ -220,11 +224,10 @@ def to_fast_dtype(
         if required:
             raise Skip(f"{choice.reason[0].upper()}{choice.reason[1:]}.")
         return
-    encoders = [name for name in pipe.components if name.startswith("text_encoder")]
-    for name in (*names, *encoders):
+    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    kinds = {name: kind_of(name, type(part)) for name, part in parts.items()}
+    for name in (*names, *(name for name in kinds if kinds[name] == "text_encoder")):
         network = getattr(pipe, name)
-        if network is None:
-            continue
         cast(network, choice.dtype)
         network.to(memory_format=torch.channels_last)
 
@@ -248,4 +251,6 @@ _STOCK_AND_PEERS = (
     Rung("openvino", "peer", "static shapes, latency hint", _openvino),
 )
 PLANS = ("eager", "lossless", "fast")
+QUICK = (STAND_IN, "eager", "eager+precision")
+"""Rungs that are ready at once."""
 DEFAULT = (*(each.name for each in _STOCK_AND_PEERS), *PLANS)

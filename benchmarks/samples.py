@@ -17,10 +17,6 @@ STOLEN = 0.02
 DRIFT = 0.10
 """By how much a canary's readings may differ, of the smallest, before a row is flagged."""
 
-CONFIDENCE = 0.95
-ENOUGH = 6
-"""The fewest samples that give a median an interval of that confidence."""
-
 Name = TypeVar("Name")
 
 
@@ -58,25 +54,6 @@ def is_noisy(seconds: Sequence[float]) -> bool:
     """Whether the interquartile range exceeds `NOISY` of the median, or can't be known."""
     spread = interquartile_range(seconds)
     return not spread <= NOISY * median(seconds)
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Between which of the values the true median lies, with `CONFIDENCE`, whatever they spread by.
-
-    From their order alone (the sign test). Below six values it is all of them, which then cover
-    less: 94% for five, 75% for three. Raises `ValueError` where there is none.
-    """
-    if not values:
-        raise ValueError("There is no median of nothing.")
-    ordered, left_out = sorted(values), 0
-    below = tail = 0.5 ** len(ordered)
-    while left_out < (len(ordered) - 1) // 2:
-        below *= (len(ordered) - left_out) / (left_out + 1)
-        tail += below
-        if 2 * tail > 1 - CONFIDENCE:
-            break
-        left_out += 1
-    return ordered[left_out], ordered[-1 - left_out]
 
 
 def drift(readings: Sequence[float]) -> float:

@@ -17,6 +17,7 @@ COLUMNS = (
     "set-up",
     "pays after",
     "peak memory",
+    "host memory",
     "quality",
 )
 
@@ -35,7 +36,8 @@ def cells(row: Row) -> list[str]:
         "" if row.matmul_share is None else f"{row.matmul_share:.0%}",
         _seconds(row.setup_seconds),
         _pictures(row),
-        "" if row.peak_memory is None else f"{row.peak_memory / 2**30:.2f} GiB",
+        _memory(row.peak_memory),
+        _memory(row.host_memory),
         _quality(row),
     ]
 
@@ -114,7 +116,18 @@ def table(results: Results) -> Any:
     return Group(grid, *notes, Text(caption(results), style="dim"))
 
 
-_NARROW = ("rung", "median", "± IQR", "vs stock", "error", "of peak", "set-up", "pays*", "memory")
+_NARROW = (
+    "rung",
+    "median",
+    "± IQR",
+    "vs stock",
+    "error",
+    "of peak",
+    "set-up",
+    "pays*",
+    "memory",
+    "host",
+)
 
 
 def _narrow(row: Row) -> list[str]:
@@ -132,6 +145,10 @@ def _seconds(value: float | None) -> str:
     if value < 0.1:
         return f"{value * 1e3:.1f} ms"
     return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
+
+
+def _memory(value: int | None) -> str:
+    return "" if value is None else f"{value / 2**30:.2f} GiB"
 
 
 def _against_target(row: Row) -> str:

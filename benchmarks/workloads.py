@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdaccel.target import kind_of
+from sdaccel.target import dtype_of, kind_of
 
 from . import architectures
+from .architectures import HOST, Place
 from .errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -22,14 +23,22 @@ Call = Callable[[], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
+class Clip:
+    """How long a clip is: its frames, and how many of them are shown a second."""
+
+    num_frames: int
+    fps: float
+
+
+@dataclass(frozen=True)
 class Workload:
     """One thing to time.
 
-    `build` makes the stock pipe in fp32, `prepare` gives the call that is timed, for that pipe or
-    any accelerated twin of it: the same inputs each time, the output as an fp32 tensor. `networks`
-    are the pipe's attributes that do the work, its denoisers and VAE unless given. A picture takes
-    `calls_per_picture` such calls, and a call runs a network up to `forwards` times, over which
-    errors add up.
+    `make` makes the stock pipe with its weights at a place, or on the host where they come from a
+    file. `prepare` gives the call that is timed, for that pipe or any accelerated twin of it: the
+    same inputs each time, the output as an fp32 tensor. `networks` are the pipe's attributes that
+    do the work, its denoisers and VAE unless given. A picture takes `calls_per_picture` such calls,
+    and a call runs a network up to `forwards` times, over which errors add up.
 
     A whole generation takes `steps`; `with_steps` gives the same in another number of them, and
     `judge` draws more pictures, to say how good they are. `source` is what it was asked for by,
@@ -39,7 +48,7 @@ class Workload:
     name: str
     summary: str
     unit: str
-    build: Callable[[], Any]
+    make: Callable[[Place], Any]
     prepare: Callable[[Any], Call]
     networks: tuple[str, ...] = ()
     quick: bool = False
@@ -51,12 +60,16 @@ class Workload:
     judge: Judge | None = None
     source: str = ""
 
+    def build(self, place: Place = HOST) -> Any:
+        """The stock pipe there, its random weights made there; those of a file come by the host."""
+        pipe = self.make(place)
+        return pipe if place.device == "cpu" else pipe.to(place.device)
+
     def built(self) -> Any:
         """The stock pipe, on the GPU where there is one."""
         import torch
 
-        pipe = self.build()
-        return pipe.to("cuda") if torch.cuda.is_available() else pipe
+        return self.build(Place("cuda") if torch.cuda.is_available() else HOST)
 
     def networks_of(self, pipe: Any) -> tuple[str, ...]:
         """The names of the pipe's attributes that do the work."""
@@ -76,7 +89,7 @@ def workload(name: str, quick: bool = False) -> Workload:
 
     Raises `BenchmarkError`, with the nearest name, where there is none.
     """
-    from . import autoencoders, denoisers, generations
+    from . import autoencoders, denoisers, generations, text_encoders
 
     if name in _MAKERS:
         return _MAKERS[name](quick)
@@ -86,16 +99,18 @@ def workload(name: str, quick: bool = False) -> Workload:
         return denoisers.workload(name, quick)
     if name in autoencoders.AUTOENCODERS:
         return autoencoders.workload(name, quick)
+    if name in text_encoders.TEXT_ENCODERS:
+        return text_encoders.workload(name, quick)
     if "/" in name or Path(name).exists():
         return generations.any_model(name, quick)
-    known = known_names()
+    known = (*known_names(), *text_encoders.TEXT_ENCODERS)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}."
     raise BenchmarkError(f"There is no workload '{name}': {hint}")
 
 
 def known_names() -> tuple[str, ...]:
-    """The names of all workloads there are."""
+    """The names of all workloads, but for the text encoders, which are asked for by themselves."""
     from . import autoencoders, denoisers, generations
 
     groups = (_MAKERS, generations.names(), denoisers.DENOISERS, autoencoders.AUTOENCODERS)
@@ -109,7 +124,7 @@ def _sd15_unet(quick: bool) -> Workload:
         name="sd15-unet",
         summary="Stable Diffusion 1.5's UNet, guidance batch of 2, one forward",
         unit="forward",
-        build=lambda: architectures.stable_diffusion(unet, architectures.SD15_VAE),
+        make=lambda place: architectures.stable_diffusion(unet, architectures.SD15_VAE, place),
         prepare=lambda pipe: unet_forward(pipe, size),
         networks=("unet",),
         quick=quick,
@@ -124,8 +139,8 @@ def _sd15_vae(quick: bool) -> Workload:
         name="sd15-vae",
         summary="Stable Diffusion 1.5's VAE, one picture decoded",
         unit="decode",
-        build=lambda: architectures.stable_diffusion(
-            architectures.TINY_UNET, architectures.SD15_VAE
+        make=lambda place: architectures.stable_diffusion(
+            architectures.TINY_UNET, architectures.SD15_VAE, place
         ),
         prepare=lambda pipe: vae_decode(pipe, size),
         networks=("vae",),
@@ -145,11 +160,11 @@ def unet_forward(pipe: Any, size: int) -> Call:
     """One forward of the UNet on (2, 4, size, size) latents and 77 text embeddings, as fp32."""
     import torch
 
-    config, first = pipe.unet.config, next(pipe.unet.parameters())
-    like = {"device": first.device, "dtype": first.dtype}
+    config = pipe.unet.config
+    like = {"device": pipe.unet.device, "dtype": dtype_of(pipe.unet)}
     latents = noise(0, 2, config.in_channels, size, size).to(**like)
     prompt = noise(1, 2, 77, config.cross_attention_dim).to(**like)
-    timestep = torch.tensor(500, device=first.device)
+    timestep = torch.tensor(500, device=pipe.unet.device)
 
     def call() -> torch.Tensor:
         with torch.no_grad():
@@ -164,8 +179,8 @@ def vae_decode(pipe: Any, size: int) -> Call:
     """One picture decoded from (1, 4, size, size) latents, as fp32."""
     import torch
 
-    first = next(pipe.vae.parameters())
-    latents = noise(0, 1, pipe.vae.config.latent_channels, size, size).to(first.device, first.dtype)
+    latents = noise(0, 1, pipe.vae.config.latent_channels, size, size)
+    latents = latents.to(pipe.vae.device, dtype_of(pipe.vae))
 
     def call() -> torch.Tensor:
         with torch.no_grad():

@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 
 from sdaccel import shapes
@@ -21,7 +22,9 @@ parser.add_argument("--seed", type=int, default=0)
 options = parser.parse_args()
 
 if Path(options.model).is_dir():
-    pipe = DiffusionPipeline.from_pretrained(options.model, local_files_only=True)
+    pipe = DiffusionPipeline.from_pretrained(
+        options.model, local_files_only=True, torch_dtype=torch.float32
+    )
     defaults = Path(options.model, "defaults.json")
     settings = json.loads(defaults.read_text()) if defaults.exists() else {}
 else:

@@ -171,11 +171,14 @@ def _fitted(
 ) -> _Cut:
     """A cut with half the queries where there are few, fewer keys beside a mask, within blocks."""
     batches, heads, queries, _ = query.shape
-    family = family_of(chip)
+    family, parts = family_of(chip), parts_of(query.shape[-1])
     few = batches * heads * math.ceil(queries / cut.queries) < _FEWEST_PROGRAMS
     if family == "sm_120" and query.shape[-1] > 128:
         # 64 queries, loaded by threads as they must be then, spill
         few = False
+    if _EARLY_TRITON and masked and chip in ("sm_120", "sm_121") and sum(parts) == 192:
+        # with 4 warps they spill there
+        cut = replace(cut, warps=8)
     rows, columns = (128, 128) if block_size is None else (size & -size for size in block_size)
     rows = min(cut.queries, rows, 64 if few and not cut.specialised else 128)
     cut = replace(cut, queries=rows, warps=max(1, cut.warps * rows // cut.queries))
@@ -186,7 +189,7 @@ def _fitted(
         # the addresses that threads load from take registers too
         columns = min(columns, 32)
     elif masked:
-        columns = min(columns, _up_to(sum(parts_of(query.shape[-1])), _KEYS_BESIDE_A_MASK[family]))
+        columns = min(columns, _up_to(sum(parts), _KEYS_BESIDE_A_MASK[family]))
     elif block_size is not None and (family == "sm_120" or _EARLY_TRITON):
         columns = min(columns, 32)
     return replace(cut, keys=min(cut.keys, columns))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from .accelerate import accelerate, accelerated, report, restore
+from .cold_start import load, save
 from .errors import SdaccelError, SdaccelWarning
 from .plan import Plan
 
@@ -21,8 +22,10 @@ __all__ = [
     "SdaccelWarning",
     "accelerate",
     "accelerated",
+    "load",
     "report",
     "restore",
+    "save",
 ]
 
 

@@ -104,6 +104,12 @@ def report(pipe: object) -> Report:
     return acceleration.report()
 
 
+def plan_of(pipe: object) -> Plan | None:
+    """The plan that a pipe is accelerated by, None where it is not."""
+    acceleration = _acceleration_of(pipe)
+    return None if acceleration is None else acceleration.plan
+
+
 @dataclass
 class Acceleration:
     """What `accelerate` left on one pipe.

@@ -22,6 +22,10 @@ class PassError(SdaccelError):
     """A pass failed half-way, or was refused under ``strict=True``; the pipe is as it was."""
 
 
+class SavedError(SdaccelError):
+    """A saved acceleration is damaged or of another kind, or can't be written."""
+
+
 class ModelNotFoundError(SdaccelError):
     """No pipeline can be loaded from the name or the folder given."""
 

@@ -138,13 +138,18 @@ def kind_of(name: str, module_class: type) -> Kind:
 
 
 def dtype_of(module: torch.nn.Module) -> torch.dtype:
-    """The dtype of a module's first floating point parameter; float32 where it has none."""
+    """What a module computes in: the dtype of most of its weights; float32 where it has none.
+
+    The first parameter does not tell: diffusers keeps Wan's, a table, in float32 among 16-bit
+    weights. Types of one byte are for storage.
+    """
     import torch
 
+    weights: dict[torch.dtype, int] = {}
     for parameter in module.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype
-    return torch.float32
+        if parameter.is_floating_point() and parameter.itemsize > 1:
+            weights[parameter.dtype] = weights.get(parameter.dtype, 0) + parameter.numel()
+    return max(weights, key=weights.__getitem__, default=torch.float32)
 
 
 def obstacle_of(pipe: Any, module: torch.nn.Module) -> str | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sdaccel.benchmarks.rungs import rung
+
 SCRIPT = Path(__file__).resolve().parents[1] / ".ci" / "gpu"
 STEPS = ("tests", "telling", "kernels", "kernel-tests", "passes", "ladder", "peers")
 SLOW = "sdaccel.benchmarks.kernels"
@@ -41,6 +43,9 @@ def test_without_a_budget_every_step_runs_to_its_end(tmp_path: Path) -> None:
     texts = [log.read_text() for log in logs]
     assert not any("--budget" in text for text in texts)
     assert "stock-16bit lossless" in texts[1], "the most telling rungs first"
+    rungs = texts[1].split("--rungs")[1].split("--workload")[0].split()
+    assert any("cuda_graph" in name for name in rungs)
+    assert all(rung(name) for name in rungs)
 
 
 def test_a_step_that_takes_longer_than_its_share_is_cut_off_and_the_rest_goes_on(

@@ -22,12 +22,21 @@ FOLDERS = {
 LAYERS = (
     ("cli", "benchmarks"),
     ("sdaccel", "pipelines", "planning"),
+    ("cold_start",),
     ("accelerate",),
     ("plan",),
     ("passes", "export"),
     ("target", "schedulers", "guard", "clock", "patch", "sharing", "report", "quality", "video"),
     ("kernels",),
-    ("device", "machine", "known_gpus", "malloc", "mapped_file"),
+    (
+        "device",
+        "machine",
+        "known_gpus",
+        "malloc",
+        "mapped_file",
+        "saved_folder",
+        "compiled_artefacts",
+    ),
     ("errors",),
 )
 LEVELS = {part: level for level, layer in enumerate(reversed(LAYERS)) for part in layer}

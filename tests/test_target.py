@@ -12,8 +12,10 @@ import tiny
 import torch
 
 import sdaccel
+from sdaccel.benchmarks.families import cast, families
+from sdaccel.benchmarks.family_pipeline import pipeline_of
 from sdaccel.report import PassRecord
-from sdaccel.target import Target, kind_of, obstacle_of
+from sdaccel.target import Target, dtype_of, kind_of, obstacle_of
 
 _WORDS = ("Audio", "Music", "Dance", "Shap", "UnCLIP", "Marigold", "Upscale", "Prior", "Protein")
 _LANGUAGE = {"DiffusionGemmaPipeline", "LLaDA2Pipeline"}
@@ -67,6 +69,16 @@ def test_the_parts_of_stable_diffusion() -> None:
     assert target.schedulers == (pipe.scheduler,)
     assert target.dtype == torch.float32
     assert target.device == torch.device("cpu")
+
+
+def test_a_pipe_computes_in_what_most_of_its_weights_are_in() -> None:
+    (wan,) = families(["Wan 2.1"])
+    pipe = pipeline_of(wan)
+    cast(pipe.denoiser, torch.bfloat16)
+    assert next(pipe.denoiser.parameters()).dtype == torch.float32, "diffusers keeps its table so"
+    assert Target.of(pipe).dtype == torch.bfloat16
+    pipe.denoiser.to(torch.float8_e4m3fn)
+    assert dtype_of(pipe.denoiser) == torch.float32, "which is only stored so"
 
 
 def test_second_transformers_and_control_nets_are_denoisers() -> None:

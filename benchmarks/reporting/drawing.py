@@ -8,11 +8,17 @@ from typing import Any
 
 from sdaccel.errors import InputError
 
-from .wording import LOSES, PEER, PLAN, ROLES, STOCK
+from .wording import CONTROL, LOSES, PEER, PLAN, ROLES, STOCK
 
 Spec = dict[str, Any]
 
-COLOURS = {STOCK: "#8b909a", PEER: "#7b7fd4", PLAN: "#12a594", LOSES: "#e5674d"}
+COLOURS = {
+    STOCK: "#8b909a",
+    CONTROL: "#c98a1b",
+    PEER: "#7b7fd4",
+    PLAN: "#12a594",
+    LOSES: "#e5674d",
+}
 """Of middling lightness, so that each stands out on white and on black."""
 
 DTYPES = {"fp32": "#8b909a", "bf16": "#12a594", "fp16": "#3b8ed0", "int8": "#d9902f"}
@@ -71,7 +77,13 @@ def spec(chart: Any, height: int) -> Spec:
             ticks=False,
             labelPadding=6,
         )
-        .configure_legend(orient="bottom", title=None, labelFontSize=12, columns=2)
+        .configure_legend(
+            orient="bottom",
+            title=None,
+            labelFontSize=12,
+            columns=2,
+            symbolBaseFillColor=COLOURS[STOCK],
+        )
     )
     values: Spec = finished.to_dict()
     return values

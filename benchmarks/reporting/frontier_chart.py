@@ -10,110 +10,77 @@ from ..selection import Entry
 from . import wording
 from .drawing import Spec, altair, data, role_colour, spec
 
-_HEIGHT = 260
+_HEIGHT = 340
 _SMALLEST_ERROR = 1e-8
+HIGHEST_PSNR = 60.0
+"""dB: more than that nobody sees, and exact rungs have 130."""
+LOWEST_PSNR = 30.0
+"""Below which the axis begins at the latest, so that what nobody sees looks small."""
+_ROOM = 110
+"""Pixels that a label may take: half of it must fit beside the outermost points."""
 
 Measure = Callable[[Row], "float | None"]
+Point = dict[str, Any]
 
 
 def psnr_chart(entries: Sequence[Entry]) -> Spec | None:
-    """PSNR against stock's picture; None where no row has both."""
-    return _chart(entries, lambda row: row.quality.get("psnr"), "PSNR against stock, dB")
+    """One workload's PSNR against stock's pictures; None where fewer than two rungs have it."""
+
+    def of(name: str) -> Measure:
+        return lambda row: _at_most(row.quality.get(name), HIGHEST_PSNR)
+
+    title = f"PSNR against stock, dB (more than {HIGHEST_PSNR:.0f} drawn there)"
+    ends = of("psnr_low"), of("psnr_high")
+    return _labelled(entries, of("psnr"), ends, title, [LOWEST_PSNR, HIGHEST_PSNR])
 
 
 def fidelity_chart(entries: Sequence[Entry]) -> Spec | None:
-    """The share of prompts that the picture shows, with its 95% interval."""
-    title = "prompts that the picture shows, %"
-    return _chart(entries, _share("fidelity"), title, _share("fidelity_low", "fidelity_high"))
+    """The share of prompts that one workload's pictures show, with its 95% interval."""
+
+    def of(name: str) -> Measure:
+        return lambda row: None if row.quality.get(name) is None else 100 * row.quality[name]
+
+    ends = of("fidelity_low"), of("fidelity_high")
+    return _labelled(entries, of("fidelity"), ends, "prompts that the picture shows, %", [])
 
 
 def error_chart(entries: Sequence[Entry]) -> Spec | None:
     """Relative L2 error of one unit against stock in fp32, small errors above, stock left out."""
-    title = "relative error against stock fp32"
     others = [each for each in entries if not (each.row.kind == "stock" and not each.row.error)]
-    return _chart(others, lambda row: row.error, title, error=True)
-
-
-def _share(*names: str) -> Any:
-    def of(row: Row) -> Any:
-        found = [row.quality.get(name) for name in names]
-        shares = [None if each is None else each * 100 for each in found]
-        return shares[0] if len(shares) == 1 else shares
-
-    return of
-
-
-def _chart(
-    entries: Sequence[Entry],
-    measure: Measure,
-    title: str,
-    interval: Callable[[Row], Any] | None = None,
-    error: bool = False,
-) -> Spec | None:
-    points = [
-        _point(each.row, measure(each.row), interval, error)
-        for each in entries
-        if each.row.status == "ok" and measure(each.row) is not None and _speed(each.row)
-    ]
-    if len({point["rung"] for point in points}) < 2:
+    points = _points(others, lambda row: row.error)
+    for point in points:
+        point.update(value=max(point["value"], _SMALLEST_ERROR), found=f"{point['value']:.1e}")
+    if _too_few(points):
         return None
     alt = altair()
-    scale = (
-        alt.Scale(type="log", reverse=True, domainMin=_SMALLEST_ERROR)
-        if error
-        else alt.Scale(zero=False, nice=True, padding=12)
+    scale = alt.Scale(type="log", reverse=True, domainMin=_SMALLEST_ERROR)
+    y = alt.Y(
+        "value:Q",
+        title="relative error against stock fp32",
+        scale=scale,
+        axis=alt.Axis(format="~e", tickCount=5),
     )
-    axis = alt.Axis(format="~e", tickCount=5) if error else alt.Axis(tickCount=5)
-    x = alt.X("speed:Q", title="times as fast as stock", scale=alt.Scale(zero=False, padding=18))
-    y = alt.Y("value:Q", title=title, scale=scale, axis=axis)
-    tips = [
-        alt.Tooltip(f"{name}:N") for name in ("workload", "rung", "vs stock", "found", "median")
+    marks = _marks(points, y).encode(shape=alt.Shape("workload:N"))
+    line = _line(unbeaten(points, "workload", sign=-1), y, "workload:N", [4, 3])
+    return spec(alt.layer(line, marks), _HEIGHT)
+
+
+def described(entries: Sequence[Entry]) -> str:
+    """The points of a workload in words, for those who don't see the chart."""
+    said = [
+        f"{wording.label(row)} {wording.factor(_speed(row))}, {wording.quality(row)}"
+        for row in sorted((each.row for each in entries), key=lambda row: _speed(row) or 0.0)
+        if row.status == "ok" and wording.quality(row)
     ]
-    base = alt.Chart(data(points)).encode(x=x, tooltip=tips)
-    marks = base.mark_point(filled=True, size=110, opacity=0.9).encode(
-        y=y,
-        color=role_colour(),
-        shape=alt.Shape("workload:N"),
-    )
-    edge = alt.Chart(data(_unbeaten(points, error)))
-    line = edge.mark_line(strokeWidth=1.5, strokeDash=[4, 3], opacity=0.6).encode(
-        x=x, y=y, detail="workload:N", order="speed:Q"
-    )
-    layers = [line, marks]
-    if interval is not None:
-        layers.insert(0, base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"))
-    return spec(alt.layer(*layers), _HEIGHT)
+    return "; ".join(said)
 
 
-def _point(
-    row: Row, value: Any, interval: Callable[[Row], Any] | None, error: bool
-) -> dict[str, Any]:
-    low, high = (None, None) if interval is None else interval(row)
-    return {
-        "workload": row.workload + (" (quick)" if row.quick else ""),
-        "rung": wording.label(row),
-        "role": wording.role(row),
-        "speed": _speed(row),
-        "value": max(value, _SMALLEST_ERROR) if error else value,
-        "low": low,
-        "high": high,
-        "vs stock": wording.factor(_speed(row)),
-        "found": f"{value:.1e}" if error else f"{value:.4g}",
-        "median": wording.seconds(row.median),
-    }
+def unbeaten(points: Sequence[Point], group: str, sign: int = 1) -> list[Point]:
+    """Those points of each group that no other of it is better than in both speed and value."""
 
-
-def _speed(row: Row) -> float | None:
-    return 1.0 if row.kind == "stock" and row.speedup is None else row.speedup
-
-
-def _unbeaten(points: Sequence[dict[str, Any]], error: bool) -> list[dict[str, Any]]:
-    """Those points of each workload that no other is better than in both."""
-    sign = -1 if error else 1
-
-    def beaten(point: dict[str, Any]) -> bool:
+    def beaten(point: Point) -> bool:
         return any(
-            other["workload"] == point["workload"]
+            other[group] == point[group]
             and other["speed"] >= point["speed"]
             and sign * other["value"] >= sign * point["value"]
             and (other["speed"], other["value"]) != (point["speed"], point["value"])
@@ -121,3 +88,119 @@ def _unbeaten(points: Sequence[dict[str, Any]], error: bool) -> list[dict[str, A
         )
 
     return [point for point in points if not beaten(point)]
+
+
+def _labelled(
+    entries: Sequence[Entry],
+    measure: Measure,
+    ends: tuple[Measure, Measure],
+    title: str,
+    shown: list[float],
+) -> Spec | None:
+    """Points with 95% intervals; a line through sdaccel's best, one through the best controls.
+
+    The axis shows at least the values `shown`. Those on a line have their names, and so have peers;
+    a tooltip has everybody's.
+    """
+    points = _points(entries, measure)
+    if _too_few(points):
+        return None
+    for point, row in zip(points, _rows(entries, measure), strict=True):
+        point.update(low=ends[0](row), high=ends[1](row), side=_side(row))
+    alt = altair()
+    scale = alt.Scale(zero=False, nice=True, padding=14)
+    if shown:
+        scale = alt.Scale(zero=False, nice=True, padding=14, domain={"unionWith": shown})
+    y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
+    edges = unbeaten([each for each in points if each["side"] != "others"], "side")
+    controls = [each for each in edges if each["side"] == "controls"]
+    ours = [each for each in edges if each["side"] == "sdaccel"]
+    peers = [each for each in points if each["role"] == wording.PEER]
+    layers = [
+        _line(controls, y, "side:N", [4, 3]),
+        _line(ours, y, "side:N", [1, 0]),
+        _spread(points, "value:Q", ("low", "high"), upright=True),
+        _spread(points, "value:Q", ("slowest", "fastest"), upright=False),
+        _marks(points, y),
+        _names([*ours, *peers], y, above=True),
+        _names(controls, y, above=False),
+    ]
+    return spec(alt.layer(*layers), _HEIGHT)
+
+
+def _side(row: Row) -> str:
+    if row.kind == "control":
+        return "controls"
+    return "sdaccel" if row.kind == "plan" else "others"
+
+
+def _marks(points: Sequence[Point], y: Any) -> Any:
+    tips = [f"{name}:N" for name in ("workload", "rung", "vs stock", "found", "median")]
+    marks = altair().Chart(data(points)).mark_point(filled=True, size=90, opacity=0.95)
+    return marks.encode(x=_x(), y=y, tooltip=tips, color=role_colour())
+
+
+def _line(points: Sequence[Point], y: Any, detail: str, dashes: list[int]) -> Any:
+    line = altair().Chart(data(points)).mark_line(strokeWidth=1.5, opacity=0.7, strokeDash=dashes)
+    return line.encode(x=_x(), y=y, detail=detail, order="speed:Q", color=role_colour())
+
+
+def _spread(points: Sequence[Point], value: str, ends: tuple[str, str], upright: bool) -> Any:
+    """Intervals of the value, or of the speed, where there are any."""
+    alt = altair()
+    known = [each for each in points if None not in (each[ends[0]], each[ends[1]])]
+    rules = alt.Chart(data(known)).mark_rule(opacity=0.45)
+    low, high = f"{ends[0]}:Q", f"{ends[1]}:Q"
+    if upright:
+        return rules.encode(x=_x(), y=alt.Y(low), y2=high)
+    return rules.encode(x=alt.X(low), x2=high, y=alt.Y(value))
+
+
+def _names(points: Sequence[Point], y: Any, above: bool) -> Any:
+    """Labels above the points, or below them."""
+    words = (
+        altair().Chart(data(points)).mark_text(fontSize=11, limit=_ROOM, dy=-11 if above else 13)
+    )
+    return words.encode(x=_x(), y=y, text="label:N")
+
+
+def _x() -> Any:
+    alt = altair()
+    scale = alt.Scale(zero=False, padding=_ROOM // 2)
+    return alt.X("speed:Q", title="times as fast as stock", scale=scale)
+
+
+def _too_few(points: Sequence[Point]) -> bool:
+    return len({point["rung"] for point in points}) < 2
+
+
+def _rows(entries: Sequence[Entry], measure: Measure) -> list[Row]:
+    rows = [each.row for each in entries if each.row.status == "ok"]
+    return [row for row in rows if measure(row) is not None and _speed(row)]
+
+
+def _points(entries: Sequence[Entry], measure: Measure) -> list[Point]:
+    return [
+        {
+            "workload": row.workload + (" (quick)" if row.quick else ""),
+            "rung": wording.label(row),
+            "label": wording.short(row),
+            "role": wording.role(row),
+            "speed": _speed(row),
+            "slowest": row.speedup_low,
+            "fastest": row.speedup_high,
+            "value": measure(row),
+            "vs stock": wording.factor(_speed(row)),
+            "found": f"{measure(row):.4g}",
+            "median": wording.seconds(row.median),
+        }
+        for row in _rows(entries, measure)
+    ]
+
+
+def _speed(row: Row) -> float | None:
+    return 1.0 if row.kind == "stock" and row.speedup is None else row.speedup
+
+
+def _at_most(value: float | None, limit: float) -> float | None:
+    return None if value is None else min(value, limit)

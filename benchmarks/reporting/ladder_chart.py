@@ -7,12 +7,16 @@ from typing import Any
 
 from ..rows import Row
 from ..selection import Entry
-from ..shifts import shift
 from . import wording
 from .drawing import Spec, altair, data, role_colour, spec
 
 _STEP = 28
-_ROOM = 1.3  # for the figure behind the longest bar
+_LETTERS = 29
+_LABEL = (
+    f"length(datum.label) > {_LETTERS} ? '…' + slice(datum.label, {1 - _LETTERS}) : datum.label"
+)
+"""Of a long name the end, which tells it from others."""
+_ROOM = 1.5  # for the figure behind the longest bar, on a phone too
 
 
 def ladder_chart(entries: Sequence[Entry], furthest: float) -> Spec:
@@ -20,7 +24,7 @@ def ladder_chart(entries: Sequence[Entry], furthest: float) -> Spec:
     alt = altair()
     ordered = sorted((each.row for each in entries), key=_rank)
     base = alt.Chart(data(_bar(row) for row in ordered)).encode(
-        y=alt.Y("rung:N", sort=None, title=None),
+        y=alt.Y("rung:N", sort=None, title=None, axis=alt.Axis(labelExpr=_LABEL)),
         tooltip=[
             alt.Tooltip(f"{name}:N") for name in ("rung", "vs stock", "interval", "median", "note")
         ],
@@ -57,8 +61,7 @@ def _bar(row: Row) -> dict[str, Any]:
     """What is drawn of a row."""
     speedup = 1.0 if row.kind == "stock" and row.speedup is None and row.seconds else row.speedup
     shown = speedup if row.status == "ok" else None
-    interval = shift(row.seconds, row.baseline_seconds) if shown is not None else None
-    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    low, high = (None, None) if shown is None else (row.speedup_low, row.speedup_high)
     text = row.status if shown is None else wording.factor(shown)
     return {
         "rung": wording.label(row),

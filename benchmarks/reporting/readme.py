@@ -35,6 +35,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("error", lambda row: f"{row.error:.1e}" if row.error else ""),
     ("quality", wording.quality),
     ("memory", lambda row: wording.memory(row.peak_memory)),
+    ("host memory", lambda row: wording.memory(row.host_memory)),
     ("set-up", lambda row: wording.seconds(row.setup_seconds)),
 )
 

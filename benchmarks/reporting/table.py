@@ -10,7 +10,6 @@ from ..kernel_rows import KernelRow, verdict_text
 from ..prices import cost
 from ..rows import Row
 from ..selection import Entry
-from ..shifts import shift
 from . import wording
 
 
@@ -60,6 +59,7 @@ def rungs_table(entries: Sequence[Entry], per_hour: float | None) -> Table:
         "set-up": lambda each: _figure(each.row.setup_seconds, wording.seconds),
         "pays after": _pays,
         "memory": lambda each: _figure(each.row.peak_memory, wording.memory),
+        "host memory": lambda each: _figure(each.row.host_memory, wording.memory),
         "quality": lambda each: _words(wording.quality(each.row)),
         "effect": lambda each: _words(each.row.effect),
     }
@@ -122,10 +122,10 @@ def _spread(entry: Entry) -> Cell:
 
 
 def _interval(entry: Entry) -> Cell:
-    found = shift(entry.row.seconds, entry.row.baseline_seconds)
-    if found is None:
+    low, high = entry.row.speedup_low, entry.row.speedup_high
+    if low is None or high is None:
         return Cell("", None, True)
-    return Cell(f"{found.low:.2f} to {found.high:.2f}", found.low, True)
+    return Cell(f"{low:.2f} to {high:.2f}", low, True)
 
 
 def _pays(entry: Entry) -> Cell:

@@ -12,7 +12,7 @@ from ..rows import Row
 from ..selection import Entry, Group, Machine, groups
 from . import wording
 from .drawing import Spec
-from .frontier_chart import error_chart, fidelity_chart, psnr_chart
+from .frontier_chart import described, error_chart, fidelity_chart, psnr_chart
 from .ladder_chart import furthest, ladder_chart
 from .pictures import Comparison, comparison
 from .roofline_chart import ceiling_chart, roofline_chart
@@ -22,22 +22,27 @@ from .table import Table, kernels_table, rungs_table
 
 @dataclass(frozen=True)
 class Card:
-    """A chart with its heading, what it shows in a sentence, and what could not be drawn."""
+    """A chart with its heading, what it shows in a sentence, and what could not be drawn.
+
+    `told` is the chart in words, for those who don't see it.
+    """
 
     identity: str
     title: str
     words: str
     spec: Spec
     troubles: tuple[str, ...] = ()
+    told: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Charts under one heading."""
+    """Charts under one heading; `wide` ones have names at their points, and need room."""
 
     title: str
     words: str
     cards: tuple[Card, ...]
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ _LADDERS = {
     False: (
         "The ladder",
         "How many times as fast as stock diffusers in fp32, in turns with it in one process. Lines "
-        "through the bars are 95% intervals, from four samples on; pale bars with ! are noisy.",
+        "through the bars are 95% intervals, from six rounds on; pale bars with ! are noisy.",
     ),
     True: (
         "The ladder, scaled down",
@@ -161,21 +166,36 @@ def _stages(entries: Sequence[Entry], identity: str) -> list[Section]:
 
 def _frontiers(entries: Sequence[Entry], identity: str) -> list[Section]:
     whole = [each for each in entries if not each.row.quick]
-    kinds: tuple[tuple[str, str, Callable[[Sequence[Entry]], Spec | None], str], ...] = (
-        ("psnr", "Fidelity to stock's picture", psnr_chart, "up and to the right is better"),
-        ("fidelity", "Does it draw what was asked?", fidelity_chart, "lines are 95% intervals"),
-        ("error", "Error of one unit", error_chart, "up is closer; no error is drawn at 1e-8"),
-    )
-    drawn = [(*each, each[2](whole)) for each in kinds]
-    cards = tuple(
-        Card(f"{identity}-frontier-{name}", title, words, spec)
-        for name, title, _, words, spec in drawn
-        if spec is not None
-    )
+    cards = [
+        Card(
+            f"{identity}-frontier-{name}-{index}",
+            f"{group.workload}: {title}",
+            words,
+            drawn,
+            (),
+            told,
+        )
+        for index, group in enumerate(groups(whole))
+        for name, title, chart, words in _FRONTIERS
+        if (drawn := chart(group.entries)) is not None
+        for told in [described(group.entries)]
+    ]
+    errors = error_chart(whole)
+    if errors is not None:
+        words = "up is closer; no error is drawn at 1e-8; the line joins those that none beats"
+        cards.append(Card(f"{identity}-frontier-error", "Error of one unit", words, errors))
     words = (
-        "What each rung pays for its speed. The dashed line joins those that none beats in both."
+        "What each rung pays for its speed; up and to the right is better. The full line joins the "
+        "plans that no other beats in both, the dashed one stock in fewer steps: a plan below it "
+        "is not worth its name. Bars are 95% intervals."
     )
-    return [Section("Speed against quality", words, cards)] if cards else []
+    return [Section("Speed against quality", words, tuple(cards), wide=True)] if cards else []
+
+
+_FRONTIERS: tuple[tuple[str, str, Callable[[Sequence[Entry]], Spec | None], str], ...] = (
+    ("psnr", "like stock's pictures?", psnr_chart, "how close to what stock draws"),
+    ("fidelity", "what was asked for?", fidelity_chart, "as the checker finds in the pictures"),
+)
 
 
 def _rooflines(rungs: Sequence[Entry], kernels: Sequence[Entry], identity: str) -> list[Section]:
@@ -204,12 +224,19 @@ def _highlights(entries: Sequence[Entry]) -> list[Highlight]:
         highlight = Highlight(
             figure=wording.factor(best.speedup),
             workload=group.workload,
-            words=f"{wording.label(best)}, {wording.seconds(best.median)} a {best.unit}",
+            words=_said(best),
             beside="" if rival is None else _rival(rival),
             noisy=best.noisy,
         )
         found.append((best.speedup or 0.0, highlight))
     return [each for _, each in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _said(row: Row) -> str:
+    """A row's time, and its pictures' quality where they are not stock's."""
+    time = f"{wording.label(row)}, {wording.seconds(row.median)} a {row.unit}"
+    quality = "" if row.effect == "exact" else wording.quality(row)
+    return f"{time}; {quality}" if quality else time
 
 
 def _fastest(rows: Iterable[Row]) -> Row | None:

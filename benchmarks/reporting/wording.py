@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from ..rows import Row
-from ..shifts import shift
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "int8"}
 
-STOCK, PEER, PLAN, LOSES = "stock", "others", "sdaccel", "sdaccel, slower"
-ROLES = (STOCK, PEER, PLAN, LOSES)
+STOCK, CONTROL, PEER = "stock", "fewer steps", "others"
+PLAN, LOSES = "sdaccel", "sdaccel, slower"
+ROLES = (STOCK, CONTROL, PEER, PLAN, LOSES)
 """What a bar or a point stands for, in the legend's order."""
 
 _OURS = ("plan", "kernel")
@@ -24,17 +26,23 @@ def label(row: Row) -> str:
     return f"{row.rung} · {dtype(row)}"
 
 
+def short(row: Row) -> str:
+    """A rung's name where there is little room: "interval 2", "12 steps", "12 DPM++"."""
+    options = re.findall(r"\[([^\]]*)\]", row.rung)
+    if options:
+        return ", ".join(options).replace("=", " ")
+    control = re.fullmatch(r"fewer-steps-(\d+)(?:-(.*))?", row.rung)
+    if control is None:
+        return row.rung
+    return f"{control[1]} {control[2].upper() if control[2] else 'steps'}"
+
+
 def role(row: Row) -> str:
     """Whose rung it is, and whether it is one of ours that is slower than stock beyond noise."""
     if row.kind in _OURS:
-        return LOSES if _loses(row) else PLAN
-    return STOCK if row.kind == "stock" else PEER
-
-
-def _loses(row: Row) -> bool:
-    found = shift(row.seconds, row.baseline_seconds)
-    high = row.speedup if found is None else found.high
-    return high is not None and high < 1
+        surely_slower = row.speedup_high is not None and row.speedup_high < 1
+        return LOSES if surely_slower else PLAN
+    return {"stock": STOCK, "control": CONTROL}.get(row.kind, PEER)
 
 
 def seconds(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -110,8 +109,7 @@ def _band(cells: list[Image], labels: tuple[str, ...], panel: tuple[int, int]) -
     width = _LABELS + len(cells) * (panel[0] + _GAP)
     band = Image.new("RGB", (width, max(cell.height for cell in cells)), _PAPER)
     for row, label in enumerate(labels):
-        words = re.sub(r"([+-])", r" \1", label)  # a plan's expression breaks at its signs
-        band.paste(text_block(words, _LABELS - _GAP, _LETTERS), (0, row * (panel[1] + _GAP)))
+        band.paste(text_block(label, _LABELS - _GAP, _LETTERS), (0, row * (panel[1] + _GAP)))
     for index, cell in enumerate(cells):
         band.paste(cell, (_LABELS + index * (panel[0] + _GAP), 0))
     return band

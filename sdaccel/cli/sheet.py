@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -96,7 +98,7 @@ def font_size(panel: tuple[int, int]) -> int:
 
 
 def text_block(text: str, width: int, size: int) -> Image:
-    """Lines of text, wrapped to `width` pixels."""
+    """Lines of text, wrapped to `width` pixels: at spaces, before a plan's signs, else anywhere."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size=size)
@@ -110,11 +112,28 @@ def text_block(text: str, width: int, size: int) -> Image:
 
 
 def _wrapped(line: str, width: int, font: Any) -> list[str]:
+    def fits(text: str) -> bool:
+        return bool(font.getlength(text) <= width)
+
     lines = [""]
     for word in line.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if fits(longer):
             lines[-1] = longer
+            continue
+        first, *rest = _broken(word, fits)
+        lines[-1:] = [lines[-1], first] if lines[-1] else [first]
+        lines += rest
     return lines
+
+
+def _broken(word: str, fits: Callable[[str], bool]) -> list[str]:
+    """A word in pieces that fit: cut before a sign of a plan's expression where that is enough."""
+    pieces = [""]
+    for part in re.split(r"(?=[+-])", word):
+        for letters in [part] if fits(part) else part:
+            if not pieces[-1] or fits(pieces[-1] + letters):
+                pieces[-1] += letters
+            else:
+                pieces.append(letters)
+    return pieces

@@ -21,7 +21,10 @@ _CLASSES = {
     "fuse": "Fuse",
     "schedulers": "Schedulers",
     "hoist": "Hoist",
+    "sparse_attention": "SparseAttention",
+    "token_merge": "TokenMerge",
     "step_cache": "StepCache",
+    "cuda_graph": "CudaGraph",
 }
 NAMES = tuple(_CLASSES)
 

@@ -39,7 +39,7 @@ class Arithmetic(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Round trips, which end in `.type_as(h)`."""
-        hidden_states = _cast_to(node)
+        hidden_states = cast_to(node)
         if hidden_states is not None:
             assert isinstance(node.func, ast.Attribute)
             fused = self._norm(node.func.value, hidden_states) or self._round_trip(
@@ -96,18 +96,18 @@ class Arithmetic(ast.NodeTransformer):
             and "norm" in node.func.attr
             and not node.keywords
             and len(node.args) == 1
-            and _is(_raised(node.args[0]), hidden_states.id)
+            and _is(raised(node.args[0]), hidden_states.id)
         )
 
     def _round_trip(self, node: ast.expr, hidden_states: ast.Name) -> ast.expr | None:
         parts = _sum_with_product(node) if isinstance(node, ast.BinOp) else None
-        if parts is None or not _is(_raised(parts[0]), hidden_states.id):
+        if parts is None or not _is(raised(parts[0]), hidden_states.id):
             return None
         factors = parts[1].left, parts[1].right
-        plain = [_raised(each) or each for each in factors]
-        raised = [ast.Constant(_raised(each) is not None) for each in factors]
+        plain = [raised(each) or each for each in factors]
+        is_raised = [ast.Constant(raised(each) is not None) for each in factors]
         self._count("gated residual by way of fp32", 6)
-        return self._call("sum_in_fp32", hidden_states, *plain, *raised)
+        return self._call("sum_in_fp32", hidden_states, *plain, *is_raised)
 
     def _call(self, name: str, *arguments: ast.expr) -> ast.Call:
         own = ast.Name(self._self, ast.Load())
@@ -119,14 +119,14 @@ class Arithmetic(ast.NodeTransformer):
         self.saved += saved
 
 
-def _cast_to(node: ast.Call) -> ast.Name | None:
+def cast_to(node: ast.Call) -> ast.Name | None:
     """The name that a call `(...).type_as(name)` is given."""
     cast = isinstance(node.func, ast.Attribute) and node.func.attr == "type_as"
     plain = len(node.args) == 1 and not node.keywords
     return node.args[0] if cast and plain and isinstance(node.args[0], ast.Name) else None
 
 
-def _raised(node: ast.expr) -> ast.expr | None:
+def raised(node: ast.expr) -> ast.expr | None:
     """What `.float()` is called on."""
     call = node if isinstance(node, ast.Call) and not node.args and not node.keywords else None
     named = call is not None and isinstance(call.func, ast.Attribute) and call.func.attr == "float"
@@ -142,7 +142,7 @@ def _sum_with_product(node: ast.BinOp) -> tuple[ast.expr, ast.BinOp] | None:
     if not isinstance(node.op, ast.Add):
         return None
     for other, product in ((node.left, node.right), (node.right, node.left)):
-        if _is_gating(product) and isinstance(_whole(_raised(other) or other), ast.Name):
+        if _is_gating(product) and isinstance(_whole(raised(other) or other), ast.Name):
             assert isinstance(product, ast.BinOp)
             return other, product
     return None

@@ -13,15 +13,32 @@ from .gated import Gated, gated_sum, parted, takes_residual
 from .norms import can_be_left_out, in_its_dtype, norm_of
 from .pending import aligned, fits
 from .summed import Summed
-from .swap import RAN, by_torch, plainly
+from .swap import RAN, by_torch, is_hooked, plainly
 
 if TYPE_CHECKING:
     import torch
+
+TAKES = "_sdaccel_takes"
+"""Under this name a rewritten class has the places of the arguments that may be waiting sums."""
 
 
 def settled(block: Any, value: Any) -> Any:
     """A tensor, where it may have been waiting: a sum, or a scaled norm."""
     return value.value() if isinstance(value, (Summed, Deferred)) else value
+
+
+def handed(block: Any, module: Any, place: int, value: Any) -> Any:
+    """An argument of a module around a norm: a sum may wait on where that module knows of it."""
+    if isinstance(value, Summed) and not takes_sums(module, place):
+        return value.value()
+    return value
+
+
+def takes_sums(module: Any, place: int) -> bool:
+    """Whether a module's own forward, fused, is what gets an argument, and it may be a sum."""
+    if place not in getattr(type(module), TAKES, ()) or RAN not in module.__dict__:
+        return False
+    return not (is_hooked(module) or module._forward_hooks or module._forward_pre_hooks)
 
 
 def normed(block: Any, norm: Any, hidden_states: Any, scaled: bool = False) -> Any:
@@ -82,10 +99,15 @@ def sum_in_fp32(
     raised_other: bool,
     waits: bool = False,
 ) -> Any:
-    """`(residual.float() + one * other).type_as(residual)`, factors `raised` to fp32 or not."""
+    """`(residual.float() + one * other).type_as(residual)`, factors `raised` to fp32 or not.
+
+    Either of the factors may be the gate.
+    """
     import torch
 
     residual, one, other = (settled(block, each) for each in (residual, one, other))
+    if one.numel() < other.numel():
+        one, other, raised_one, raised_other = other, one, raised_other, raised_one
     if (
         not plainly(residual)
         or not plainly(one)

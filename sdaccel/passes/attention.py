@@ -25,7 +25,7 @@ The UNet's forward in bf16 takes 3.75 s by stock and 2.56 s routed; measuring to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..report import PassRecord
     from ..target import Target
     from .attention_candidates import Candidate
+    from .attention_choices import Choices
     from .attention_router import Router
 
 
@@ -92,13 +93,17 @@ class Attention(Pass):
         listeners.append(coverage.renew)
 
     def _router(self, target: Target, record: PassRecord) -> Router:
-        from .attention_choices import Choices
         from .attention_router import Router
 
         here = {each.name: each for each in self._offered()}
+        return Router(here, self.choices(target.device, record.note), record, self.measure)
+
+    def choices(self, device: torch.device, note: Callable[[str], object]) -> Choices:
+        """The verdicts that are kept on disk for this machine and these candidates."""
+        from .attention_choices import Choices
+
         folder = Path(self.folder) if self.folder else None
-        choices = Choices(folder, _identity(target.device, here), record.note)
-        return Router(here, choices, record, self.measure)
+        return Choices(folder, _identity(device, (each.name for each in self._offered())), note)
 
     def _offered(self) -> list[Candidate]:
         from .attention_candidates import candidates
@@ -128,11 +133,12 @@ def _identity(device: torch.device, here: Iterable[str]) -> dict[str, Any]:
 
     packages = ("torch", "triton", "diffusers", "sdaccel", "flash_attn", "sageattention")
     threads = {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
-    versions = {name: _version(name) for name in packages}
+    versions = {name: version_of_package(name) for name in packages}
     return {"device": describe(device).name, **threads, "candidates": sorted(here), **versions}
 
 
-def _version(package: str) -> str | None:
+def version_of_package(package: str) -> str | None:
+    """The version that is installed, None where none is."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

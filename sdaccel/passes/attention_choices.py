@@ -39,7 +39,7 @@ class Choices:
     """
 
     def __init__(
-        self, folder: Path | None, identity: Mapping[str, Any], note: Callable[[str], None]
+        self, folder: Path | None, identity: Mapping[str, Any], note: Callable[[str], object]
     ) -> None:
         self.path = (folder or cache_folder() / "attention") / _file_name(identity)
         self._identity = dict(identity)
@@ -52,7 +52,19 @@ class Choices:
 
     def keep(self, shape: str, verdict: Verdict) -> None:
         """Add a verdict, and write the file; what another process wrote meanwhile is kept."""
-        self._verdicts = {**self._read(), **self._verdicts, shape: verdict}
+        self._add({shape: verdict})
+
+    def adopt(self, saved: bytes) -> None:
+        """Take over the verdicts in a copy of such a file, on shapes that are unknown here."""
+        try:
+            verdicts = self._parsed(saved.decode())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._note("saved choices are of another machine, or damaged: they are measured anew")
+            return
+        self._add({shape: each for shape, each in verdicts.items() if shape not in self._verdicts})
+
+    def _add(self, verdicts: Mapping[str, Verdict]) -> None:
+        self._verdicts = {**self._read(), **self._verdicts, **verdicts}
         content = {
             "identity": self._identity,
             "verdicts": {key: asdict(each) for key, each in self._verdicts.items()},
@@ -76,10 +88,7 @@ class Choices:
 
     def _read(self) -> dict[str, Verdict]:
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["identity"] != self._identity:
-                raise ValueError("of another machine")
-            return {key: _verdict(values) for key, values in content["verdicts"].items()}
+            return self._parsed(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -87,6 +96,12 @@ class Choices:
         except (ValueError, KeyError, TypeError, AttributeError):
             self._note(f"kept choices are measured anew: {self.path} is damaged")
         return {}
+
+    def _parsed(self, text: str) -> dict[str, Verdict]:
+        content = json.loads(text)
+        if content["identity"] != self._identity:
+            raise ValueError("of another machine")
+        return {key: _verdict(values) for key, values in content["verdicts"].items()}
 
 
 def _file_name(identity: Mapping[str, Any]) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 from ..patch import same_name_subclass
 from .arithmetic import PREFIX, Arithmetic
 from .arithmetic_calls import (
+    TAKES,
     gated,
+    handed,
     norm_in_fp32,
     normed,
     plain_sum,
@@ -36,7 +38,7 @@ from .waiting import Waiting
 CALLS = {
     PREFIX + each.__name__: each
     for each in (
-        *(gated, norm_in_fp32, normed, plain_sum, settled, silu_product),
+        *(gated, handed, norm_in_fp32, normed, plain_sum, settled, silu_product),
         *(sum_in_fp32, sum_with_gated),
     )
 }
@@ -48,14 +50,12 @@ _WITH_NORM = "residual and its norm"
 
 def block_rule(module: Any) -> Iterator[Swap]:
     """A module of diffusers in whose `forward` there is arithmetic that can be fused."""
-    kind: Any = type(module)
-    own = kind.__module__.startswith("diffusers.models.") and "forward" in vars(kind)
-    block = _rewritten(kind) if own else None
+    block = _block(module)
     if block is None:
         return
     found = [_found(each, each.branches.decisions(module)) for each in block.methods]
     waiting = [name for each in found for name in each.waiting]
-    with_norm = sum(is_known(getattr(module, name, None)) for name in waiting)
+    with_norm = sum(_takes_sums(getattr(module, name, None)) for name in waiting)
     scaled = sum(_has_weights(module, name) for each in found for name in each.scaled)
     own_counts = Counter({_WITH_NORM: with_norm, "norm+modulate": scaled})
     counts = sum((each.inline for each in found), own_counts)
@@ -65,10 +65,22 @@ def block_rule(module: Any) -> Iterator[Swap]:
         yield Swap(module, block.subclass, +counts, saved, covers=norms)
 
 
+def _block(module: Any) -> _Block | None:
+    kind: Any = type(module)
+    own = kind.__module__.startswith("diffusers.models.") and "forward" in vars(kind)
+    return _rewritten(kind) if own else None
+
+
 def _has_weights(module: Any, name: str) -> bool:
     """Whether a norm has weights; those that have none wait for their modulation by themselves."""
     norm: Any = getattr(module, name, None)
     return is_known(norm) and norm.weight is not None
+
+
+def _takes_sums(norm: Any) -> bool:
+    """Whether it is a norm, or a module whose forward is rewritten so that one waits for a sum."""
+    block = None if is_known(norm) else _block(norm)
+    return is_known(norm) or (block is not None and bool(getattr(block.subclass, TAKES)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class _Found:
     """What is fused in a method, the reads and writes of a tensor that this spares, and norms.
 
     `norms` are those that the block computes itself, `waiting` those for which sums wait, `scaled`
-    those that are scaled at once.
+    those that are scaled at once. `takes` has the places of arguments that may be such sums.
     """
 
     inline: Counter[str]
@@ -84,6 +96,7 @@ class _Found:
     norms: tuple[str, ...]
     waiting: tuple[str, ...]
     scaled: tuple[str, ...]
+    takes: tuple[int, ...]
 
     def __bool__(self) -> bool:
         return bool(self.inline or self.waiting or self.scaled)
@@ -91,10 +104,14 @@ class _Found:
 
 @dataclass(frozen=True, eq=False)
 class _Method:
-    """A method, rewritten, and its definition as the host has written it."""
+    """A method, rewritten, and its definition as the host has written it.
+
+    `takes` has the places of its arguments that may be sums that wait.
+    """
 
     name: str
     fused: Any
+    takes: tuple[int, ...]
     definition: ast.FunctionDef
     branches: Branches
 
@@ -113,7 +130,8 @@ def _rewritten(kind: Any) -> _Block | None:
     methods = [each for name in _METHODS if (each := _method(kind, name))]
     if not methods:
         return None
-    subclass = same_name_subclass(kind, {each.name: each.fused for each in methods})
+    takes = {TAKES: next((each.takes for each in methods if each.name == "forward"), ())}
+    subclass = same_name_subclass(kind, {each.name: each.fused for each in methods} | takes)
     register_as_its_base(subclass)
     return _Block(subclass, methods)
 
@@ -132,7 +150,9 @@ def _method(kind: Any, name: str) -> _Method | None:
     fused = rewritten(stock, change, CALLS)
     if fused is None or not found[0]:
         return None
-    return _Method(name, guarded(stock, fused), originals[0], Branches(originals[0]))
+    return _Method(
+        name, guarded(stock, fused), found[0].takes, originals[0], Branches(originals[0])
+    )
 
 
 @functools.cache
@@ -146,5 +166,10 @@ def _fused(definition: ast.FunctionDef) -> _Found:
     arithmetic, waiting = Arithmetic(definition), Waiting(definition)
     norms = tuple(sorted(arithmetic.norms))
     return _Found(
-        arithmetic.found, arithmetic.saved, norms, tuple(waiting.norms), tuple(waiting.scaled)
+        arithmetic.found,
+        arithmetic.saved,
+        norms,
+        tuple(waiting.norms),
+        tuple(waiting.scaled),
+        waiting.takes,
     )

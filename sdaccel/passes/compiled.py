@@ -147,6 +147,11 @@ class Region:
         return result
 
     @property
+    def compiler(self) -> Compiler:
+        """How it is compiled."""
+        return self._compiler
+
+    @property
     def compiled(self) -> bool:
         """Whether there is compiled code that holds weights of the module's."""
         return self._compiled_with is not None

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .hoisting import Hoisting
 
 
+HOISTING = "_sdaccel_hoisting"
+"""Under this name a denoiser has what relieves it."""
+
+
 @dataclass(frozen=True)
 class Hoist(Pass):
     """Compute what is constant once a generation, and what depends on the timestep ahead.
@@ -79,6 +83,7 @@ def _attach(hoisting: Hoisting, component: Component, target: Target, patch: Pat
     """Put the hooks around a denoiser's forward, and forget when generations begin and end."""
     entry, clock = component.entry, target.clock
     patch.on_undo(hoisting.close)
+    patch.set(entry, HOISTING, hoisting)
     patch.add_handle(entry.register_forward_pre_hook(hoisting.before, with_kwargs=True))
     patch.add_handle(
         entry.register_forward_hook(hoisting.after, with_kwargs=True, always_call=True)

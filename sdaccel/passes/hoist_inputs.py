@@ -68,12 +68,15 @@ class Inputs:
         import torch
         from torch.utils import _pytree
 
-        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        named = {**dict(zip(parameters, args, strict=False)), **kwargs} if args else kwargs
         tensors: list[torch.Tensor] = []
         names: list[str] = []
         key: list[Any] = [torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")]
         for name, value in named.items():
-            leaves, structure = _pytree.tree_flatten(value)
+            leaves: list[Any] = [value]
+            structure = None
+            if type(value) not in (torch.Tensor, *_PLAIN):
+                leaves, structure = _pytree.tree_flatten(value)
             key.append((name, structure))
             for leaf in leaves:
                 key.append(_described(leaf))

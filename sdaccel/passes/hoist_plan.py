@@ -71,7 +71,8 @@ class HoistPlan:
 
     `constant` are the places of the inputs that it all depends on, `decided` those of them whose
     values Python has looked at while the tape was written. `given` is what the tape reads besides
-    the inputs (weights and such), `weights` those that only timed calls use.
+    the inputs (weights and such), `weights` those that only timed calls use. `origins` are the
+    modules on which it depends what is hoisted and what comes of it.
     """
 
     hoisted: tuple[Hoisted, ...]
@@ -81,6 +82,7 @@ class HoistPlan:
     inputs: tuple[int, ...]
     given: dict[int, torch.Tensor]
     weights: tuple[torch.nn.Parameter, ...]
+    origins: frozenset[torch.nn.Module]
     left: tuple[str, ...]
 
     @property
@@ -151,6 +153,7 @@ def plan_of(
         tuple(probe.inputs),
         {each: probe.outside[each] for each in reads - set(probe.inputs) if each in probe.outside},
         _only_timed(probe, chosen, time),
+        _origins(probe, chosen),
         tuple(left),
     )
 
@@ -234,6 +237,22 @@ def _hoisted(call: Call, probe: Probe, time: int, needed: set[int] | None) -> Ho
             leaves.append(each)
     tables = bool(call.labels & time)
     return Hoisted(call.module, call.index, tables, tuple(leaves), call.structure, call.flops)
+
+
+def _origins(probe: Probe, chosen: set[Call]) -> frozenset[torch.nn.Module]:
+    """The modules in whose code the outputs of calls are computed, and all that calls have inside.
+
+    Those from which a call gets what it is given are among them.
+    """
+    outputs = [leaf.number for each in chosen for leaf in each.leaves if isinstance(leaf, Ref)]
+    steps = Tape.leading_to(dict.fromkeys(outputs), probe.steps).steps
+    calls = [*chosen, *(each.call for each in steps if each.call is not None)]
+    found = {probe.model}
+    for call in calls:
+        found.update(each.module for each in call.lineage())
+    for call in chosen:
+        found.update(call.module.modules())
+    return frozenset(found)
 
 
 def _only_timed(probe: Probe, chosen: set[Call], time: int) -> tuple[torch.nn.Parameter, ...]:

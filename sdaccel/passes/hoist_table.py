@@ -10,7 +10,8 @@ schedule, and what the device looks at is whether its timestep is the one that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,17 @@ from .hoist_plan import Hoisted, HoistPlan, Leaf
 if TYPE_CHECKING:
     import torch
 
+    _Values = Mapping[torch.dtype, torch.Tensor]
+    """A row: its values in each dtype."""
+
 
 @dataclass
 class Table:
     """Rows for `timesteps` (T, ...), each for one dtype's values, on the device or `away` from it.
 
     `rows` has one tensor (T + 1, values) for each dtype, the last row of NaN; `shared` has by
-    number what does not depend on the timestep after all.
+    number what does not depend on the timestep after all. `on_host` tells that looking at a
+    timestep waits for nothing.
     """
 
     timesteps: torch.Tensor
@@ -33,6 +38,14 @@ class Table:
     away: bool = False
     rows: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
     shared: dict[int, torch.Tensor] = field(default_factory=dict)
+    on_host: bool = field(init=False)
+    _leaves: dict[torch.dtype, list[Leaf]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.on_host = self.timesteps.device.type == "cpu"
+        self._leaves = {}
+        for leaf in self.plan.timed_leaves():
+            self._leaves.setdefault(leaf.dtype, []).append(leaf)
 
     @classmethod
     def computed(
@@ -85,17 +98,39 @@ class Table:
         `place` is where the timestep stands in the schedule. None where the table doesn't have it,
         as far as that is known without waiting for a device.
         """
-        same = (self.timesteps == timestep).reshape(len(self.timesteps), -1).all(1)
+        find = self._found_here if self.on_host else self._found_there
+        values = find(timestep, place)
+        if values is None:
+            return None
+        found = dict(self.shared)
+        for dtype, leaves in self._leaves.items():
+            parts = values[dtype].split([leaf.values for leaf in leaves])
+            for leaf, part in zip(leaves, parts, strict=True):
+                found[leaf.number] = part.view(leaf.shape)
+        return found
+
+    def _found_here(self, timestep: torch.Tensor, place: int) -> _Values | None:
+        """Of a timestep on the host: its row is looked for first where it should be."""
+        import torch
+
+        if not (0 <= place < len(self.timesteps) and torch.equal(self.timesteps[place], timestep)):
+            same = self._same(timestep)
+            if not bool(same.any()):
+                return None
+            place = int(same.to(torch.uint8).argmax())
+        return {dtype: rows[place].clone() for dtype, rows in self.rows.items()}
+
+    def _found_there(self, timestep: torch.Tensor, place: int) -> _Values | None:
+        """Of a timestep on a device, at which the host doesn't look."""
+        same = self._same(timestep)
         if self.away and not 0 <= place < len(same):
             return None
         known = same[place] if self.away else same.any()
-        if known.device.type == "cpu" and not bool(known):
-            return None
-        values = {dtype: self._row(rows, same, known, place) for dtype, rows in self.rows.items()}
-        found = dict(self.shared)
-        for leaf, column in _columns(self.plan):
-            found[leaf.number] = values[leaf.dtype][column].view(leaf.shape)
-        return found
+        return {dtype: self._row(rows, same, known, place) for dtype, rows in self.rows.items()}
+
+    def _same(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Which rows are this timestep's, (T,) of truth values on its device."""
+        return (self.timesteps == timestep).reshape(len(self.timesteps), -1).all(1)
 
     def _row(self, rows: Any, same: Any, known: Any, place: int) -> torch.Tensor:
         import torch
@@ -117,20 +152,30 @@ def _columns(plan: HoistPlan) -> Iterator[tuple[Leaf, slice]]:
         yield leaf, slice(start, start + leaf.values)
 
 
-def output_of(hoisted: Hoisted, tensors: Mapping[int, torch.Tensor], device: Any) -> Any:
-    """The output of a hoisted call, from its tensors by number.
+def output_from(hoisted: Hoisted, device: Any) -> Callable[[Mapping[int, torch.Tensor]], Any]:
+    """What makes the output of a hoisted call from a row's tensors by number.
 
     One that nobody reads is a NaN as large as it: whoever did read it would notice.
     """
     import torch
     from torch.utils import _pytree
 
-    def leaf_of(leaf: Any) -> Any:
-        if not isinstance(leaf, Leaf):
-            return leaf
-        if not leaf.needed:
+    leaves, structure = list(hoisted.leaves), hoisted.structure
+    numbers: dict[int, int] = {}
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Leaf) and leaf.needed:
+            numbers[place] = leaf.number
+        elif isinstance(leaf, Leaf):
             nan = torch.full((), float("nan"), dtype=leaf.dtype, device=device)
-            return nan.expand(leaf.shape)
-        return tensors[leaf.number]
+            leaves[place] = nan.expand(leaf.shape)
 
-    return _pytree.tree_unflatten([leaf_of(each) for each in hoisted.leaves], hoisted.structure)
+    def output(row: Mapping[int, torch.Tensor]) -> Any:
+        found = list(leaves)
+        for place, number in numbers.items():
+            found[place] = row[number]
+        return _pytree.tree_unflatten(found, structure)
+
+    if not numbers:
+        unread = output({})
+        return lambda _: unread
+    return operator.itemgetter(numbers[0]) if structure.is_leaf() else output

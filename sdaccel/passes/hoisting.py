@@ -9,13 +9,13 @@ schedule are still those that everything was computed from; whatever is not is c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from .hoist_answers import Answers, Kept, Known, StandIn
+from .hoist_answers import Cast, Kept, Known
 from .hoist_inputs import Inputs, Sighting, parameters_of
-from .hoist_plan import Hoisted, HoistPlan, plan_of
+from .hoist_plan import HoistPlan, plan_of
 from .hoist_release import RESIDENT, Released, gains_memory, peak_of
 from .hoist_report import tell_peak, tell_plan
 from .hoist_schedule import transform_of
@@ -23,7 +23,6 @@ from .hoist_table import Table
 from .hoist_tape import TapeError
 from .hoist_watch import Watch
 from .parking import in_words
-from .standing_in import standing_in
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +58,7 @@ class Hoisting:
         self._seen: dict[Any, list[Sighting]] = {}
         self._kept: dict[Any, Kept] = {}
         self._surprises = 0
+        self.cast: Cast | None = None
         self._open = ExitStack()
         self._probe: tuple[Probe, Inputs, frozenset[int], Any, list[torch.Tensor]] | None = None
 
@@ -79,6 +79,8 @@ class Hoisting:
         if torch.compiler.is_compiling():
             return
         probed = self._probe
+        if self.cast is not None and output is not None:
+            self.cast.finish()
         self._leave()
         if probed is not None and output is not None:
             self._learn(*probed)
@@ -86,7 +88,7 @@ class Hoisting:
     def forget(self) -> None:
         """A generation begins, or is over: what was computed in the last one goes."""
         if self._released.weights and self._kept:
-            device = next(iter(self._kept.values())).device
+            device = next(iter(self._kept.values())).cast.device
             tell_peak(self._record, peak_of(device), "since weights left")
         self._seen.clear()
         self._kept.clear()
@@ -99,9 +101,18 @@ class Hoisting:
         self._known.clear()
         self._bring_back()
 
+    @property
+    def looking(self) -> bool:
+        """Whether the forward that is on is looked at from inside."""
+        return self._probe is not None
+
     def _leave(self) -> None:
-        self._probe = None
-        self._open.close()
+        if self.cast is not None:
+            self.cast.take_down()
+            self.cast = None
+        if self._probe is not None:
+            self._probe = None
+            self._open.close()
 
     def _arrive(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Prepare for a forward; returns whether it does without the weights of timed modules."""
@@ -147,8 +158,6 @@ class Hoisting:
 
         varying = (inputs.changed(seen) | inputs.sample) - {inputs.time}
         probe = Probe(self._model, inputs.tensors, sum(1 << place for place in varying))
-        if self._watch is None:
-            self._watch = Watch(self._model)
         times = [] if inputs.time is None else [seen[inputs.time].tensor]
         times += [] if inputs.time is None else [inputs.tensors[inputs.time]]
         self._probe = probe, inputs, varying, slot, times
@@ -177,11 +186,11 @@ class Hoisting:
             del self._known[next(iter(self._known))]
         self._known[slot if decided else slot[0]] = Known(plan, transform, decided)
         tell_plan(self._record, self._name, self._model, plan)
-        if self._watch is not None:
-            self._watch.watch(plan.given.values())
-            self._watch.attributes += probe.attributes.values()
-            for each in plan.hoisted:
-                self._watch.watch([*each.module.parameters(), *each.module.buffers()])
+        if self._watch is None:
+            self._watch = Watch()
+        self._watch.attributes += probe.attributes.values()
+        weights = (tensor for each in plan.hoisted for tensor in _weights_of(each.module))
+        self._watch.watch(plan.origins, [*plan.given.values(), *weights])
 
     def _serve(self, known: Known, inputs: Inputs, slot: Any, scheduler: Any) -> bool:
         """Leave out of this forward what is hoisted; returns whether tables are read."""
@@ -190,20 +199,13 @@ class Hoisting:
         if kept is None or changed:
             if changed:
                 self._surprise(inputs.told(changed))
-            kept = self._kept[slot] = Kept(
-                inputs.sightings(known.plan.constant), inputs.tensors[0].device
-            )
-        tensors = self._read_table(known, kept, inputs, scheduler)
-        calls: dict[torch.nn.Module, dict[int, Hoisted]] = {}
-        for each in known.plan.hoisted:
-            if tensors is not None or not each.tables:
-                calls.setdefault(each.module, {})[each.index] = each
-        answers = Answers(kept, tensors, self._keep, self._record)
-        forwards = {
-            module: StandIn(module.forward, indices, answers) for module, indices in calls.items()
-        }
-        self._open.enter_context(standing_in(forwards))
-        return tensors is not None
+            device = inputs.tensors[0].device
+            cast = Cast(known.plan, device, self._has_room, self._record.ran)
+            kept = self._kept[slot] = Kept(inputs.sightings(known.plan.constant), cast)
+        row = self._read_table(known, kept, inputs, scheduler)
+        self.cast = kept.cast
+        kept.cast.put_up(row)
+        return row is not None
 
     def _read_table(
         self, known: Known, kept: Kept, inputs: Inputs, scheduler: Any
@@ -277,20 +279,19 @@ class Hoisting:
 
     def _nbytes(self) -> int:
         tables = [each.table.nbytes for each in self._kept.values() if each.table is not None]
-        return sum(tables) + sum(each.nbytes for each in self._kept.values())
+        return sum(tables) + sum(each.cast.nbytes for each in self._kept.values())
 
-    def _keep(self, kept: Kept, hoisted: Hoisted, output: Any) -> None:
-        """Keep the output of a constant call, where the limit of memory allows it."""
-        import torch
-        from torch.utils import _pytree
+    def _has_room(self, size: int) -> bool:
+        """Whether the output of a constant call can be kept within the limit of memory."""
+        if self._nbytes() + size <= self._max_bytes:
+            return True
+        self._record.note(
+            f"{self._name}: some constant outputs are computed at every step, since "
+            f"max_bytes={self._max_bytes} are full"
+        )
+        return False
 
-        tensors = [each for each in _pytree.tree_leaves(output) if isinstance(each, torch.Tensor)]
-        size = sum(each.nbytes for each in tensors)
-        if self._nbytes() + size > self._max_bytes:
-            self._record.note(
-                f"{self._name}: some constant outputs are computed at every step, since "
-                f"max_bytes={self._max_bytes} are full"
-            )
-            return
-        kept.outputs[hoisted] = output, [Sighting.of(each) for each in tensors]
-        kept.nbytes += size
+
+def _weights_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

@@ -12,8 +12,11 @@ from .swap import RAN, Forward, Swap, is_hooked, name_of, plainly, swap
 def norm_rule(module: Any) -> Iterator[Swap]:
     """A norm without weights is one that is modulated; one with weights is computed in one pass.
 
-    torch's LayerNorm is that already, and so is its RMSNorm on a GPU, but not on a CPU.
+    torch's LayerNorm is that already, and so is its RMSNorm on a GPU, but not on a CPU. One without
+    an eps is left, see `is_row_norm`.
     """
+    if module.eps is None:
+        return
     if module.weight is None:
         yield swap(module, _modulated, "norm+modulate", stock_passes(module) + 2)
     elif stock_passes(module) > 2 or "RMSNorm" in type(module).__name__:
@@ -61,9 +64,14 @@ def _whole_norm(stock: Forward) -> Forward:
     return forward
 
 
-def is_row_norm(module: Any, hidden_states: Any) -> bool:
-    """Whether a norm is over the last dimension of something the op can take."""
-    if not plainly(hidden_states) or hidden_states.dim() < 2 or module.eps is None:
+def is_row_norm(module: Any, hidden_states: Any, in_fp32: bool = False) -> bool:
+    """Whether a norm is over the last dimension of something the op can take.
+
+    A norm without an eps takes its dtype's, which is known where it is given fp32.
+    """
+    if not plainly(hidden_states) or hidden_states.dim() < 2:
+        return False
+    if module.eps is None and not in_fp32:
         return False
     over = getattr(module, "normalized_shape", None) or module.dim
     return tuple(over) == tuple(hidden_states.shape[-1:])
@@ -74,12 +82,12 @@ def is_known(module: Any) -> bool:
     return name_of(type(module)) in _ROW_NORMS
 
 
-def can_be_left_out(module: Any, hidden_states: Any) -> bool:
+def can_be_left_out(module: Any, hidden_states: Any, in_fp32: bool = False) -> bool:
     """Whether the op can compute a norm without calling it: no hook is missed, weights are here."""
     return (
         is_known(module)
         and not (is_hooked(module) or module._forward_hooks or module._forward_pre_hooks)
-        and is_row_norm(module, hidden_states)
+        and is_row_norm(module, hidden_states, in_fp32)
         and (module.weight is None or module.weight.device == hidden_states.device)
     )
 

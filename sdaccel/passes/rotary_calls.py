@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .norms import can_be_left_out
 from .pending import Pending
-from .swap import Forward, in_cache, plainly
-from .unrotated import Joined, Unrotated, rotate_in_place
+from .swap import RAN, Forward, in_cache, plainly
+from .unrotated import HeadNorm, Joined, Unrotated, rotate_in_place
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,50 @@ def flat_halves(stock: Forward, x: Any, freqs: Any) -> Any:
     return _rotated(stock, (x, freqs), 1, cos, sin, "half", heads=cos.shape[2])
 
 
+def matrices(stock: Forward, xq: Any, freqs_cis: Any) -> Any:
+    """PRX's: x (B, H, S, D), matrices (B, 1, S, D/2, 2, 2) of cos, -sin, sin, cos."""
+    given = (xq, freqs_cis)
+    if freqs_cis.dim() != 6:
+        return stock(_value(xq), freqs_cis)
+    return _rotated(stock, given, 2, *_of_matrices(freqs_cis[:, 0].to(xq.device)))
+
+
+def matrices_in_bf16(stock: Forward, x: Any, rope: Any) -> Any:
+    """Kandinsky 5's: matrices (B, S, 1, D/2, 2, 2); stock rounds to bf16, whatever x's dtype."""
+    import torch
+
+    if x.dtype != torch.bfloat16 or rope.dim() != 6:
+        return stock(_value(x), rope)
+    return _rotated(stock, (x, rope), 1, *_of_matrices(rope))
+
+
+def both_by_matrices(stock: Forward, xq: Any, xk: Any, freqs_cis: Any) -> Any:
+    """HiDream's: query and key at once, by matrices (B, S, 1, D/2, 2, 2)."""
+    if freqs_cis.dim() == 6:
+        cos, sin = _of_matrices(freqs_cis)
+        if all(_fits(each, cos) for each in (xq, xk)):
+            return tuple(_turned(each, 1, cos, sin) for each in (xq, xk))
+    return stock(_value(xq), _value(xk), freqs_cis)
+
+
+def norm_in_fp32(processor: Any, norm: Any, x: Any) -> Any:
+    """`norm(x.float()).type_as(x)` for a rotation that rounds to bf16: in bf16 it waits for that.
+
+    Without an eps of its own a norm takes that of fp32.
+    """
+    import torch
+
+    if x.dtype != torch.bfloat16 or not can_be_left_out(norm, x, in_fp32=True):
+        return norm(x.float()).type_as(x)
+    eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+    return Unrotated(x, HeadNorm.of(norm, eps), processor.__dict__[RAN])
+
+
+def _of_matrices(rotations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of rotations (..., 2, 2), views."""
+    return rotations[..., 0, 0], rotations[..., 1, 0]
+
+
 def _complex(stock: Forward, x: Any, freqs: torch.Tensor, given: tuple[Any, ...]) -> Any:
     from ..kernels.rotary import tables
 
@@ -106,22 +151,44 @@ def _rotated(
     **form: int,
 ) -> Any:
     """The first of `given` rotated by the op, or by the stock function if it can't."""
+    x = given[0]
+    if not _fits(x, cos):
+        return stock(_value(x), *given[1:])
+    return _turned(x, sequence_dim, cos, sin, layout, **form)
+
+
+def _fits(x: Any, cos: torch.Tensor) -> bool:
+    """Whether the op can rotate x, and does it faster than stock."""
     import torch
 
     from ..kernels.arguments import FLOATS
 
-    x = given[0]
-    waiting = isinstance(x, (Unrotated, Joined))
+    known = cos.dtype in (*FLOATS, torch.float64) and cos.device == x.device
+    return known and (_waits(x) or plainly(x)) and not in_cache(x)
+
+
+def _turned(
+    x: Any,
+    sequence_dim: int,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    layout: str = "interleaved",
+    **form: int,
+) -> Any:
+    """x rotated by the op."""
+    import torch
+
     if cos.dtype == torch.float64:
         cos, sin = cos.float(), sin.float()
-    fits = cos.dtype in FLOATS and cos.device == x.device and (waiting or plainly(x))
-    if not fits or in_cache(x):
-        return stock(_value(x), *given[1:])
-    if waiting:
+    if _waits(x):
         return x.rotated(sequence_dim, cos, sin, layout=layout, **form)
     rotated = x.clone()
     rotate_in_place(rotated, sequence_dim, cos=cos, sin=sin, layout=layout, **form)
     return rotated
+
+
+def _waits(x: Any) -> bool:
+    return isinstance(x, (Unrotated, Joined))
 
 
 def _value(x: Any) -> Any:

@@ -102,8 +102,7 @@ class StepCache(Pass):
         scheduler = getattr(target.pipe, "scheduler", None)
         if scheduler is None:
             return None, "a budget needs a pipe with one scheduler"
-        identity = identity_of(model, scheduler, self.cut)
-        path = Path(self.calibration) if self.calibration else default_path(identity)
+        path, identity = self._place(model, scheduler)
         try:
             found = Calibration.read(path, identity)
         except ValueError as error:
@@ -112,6 +111,19 @@ class StepCache(Pass):
         if self.budget > best:
             return None, f"a budget of {self.budget} dB is more than was measured ({best:.1f} dB)"
         return Calibrated(target.pipe, found, float(self.budget)), ""
+
+    def _place(self, model: Any, scheduler: Any) -> tuple[Path, dict[str, Any]]:
+        """The file of a model's calibration, and the identity that it must have."""
+        identity = identity_of(model, scheduler, self.cut)
+        return Path(self.calibration) if self.calibration else default_path(identity), identity
+
+    def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
+        """The files of calibrations for a pipe, whether they are there or not, and identities."""
+        scheduler = getattr(target.pipe, "scheduler", None)
+        if scheduler is None:
+            return []
+        models = [each.module for each in target.denoisers]
+        return [self._place(model, scheduler) for model in models if hasattr(model, "config")]
 
     def _obstacle(self, component: Component, model: Any, target: Target) -> str | None:
         """Why nothing can be skipped in a denoiser, in half a sentence, or None."""

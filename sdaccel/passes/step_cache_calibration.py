@@ -81,18 +81,34 @@ class Calibration:
         Raises `ValueError` with a sentence otherwise.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            tables = tuple(_table(each) for each in values["tables"])
-            found = dict(values["identity"])
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ValueError(f"there is no calibration yet: {HOW}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the calibration {path} can't be read ({error}): {HOW}") from error
+        return cls.parsed(text, path, identity)
+
+    @classmethod
+    def parsed(cls, text: str, path: Path, identity: Mapping[str, Any]) -> Calibration:
+        """The calibration in a file's text, as `read` has it."""
+        try:
+            values = json.loads(text)
+            tables = tuple(_table(each) for each in values["tables"])
+            found = dict(values["identity"])
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the calibration {path} can't be read ({error}): {HOW}") from error
         other = [key for key in identity if found.get(key) != identity[key]]
         if other or not tables:
             what = ", ".join(other) or "number of steps"
             raise ValueError(f"the calibration {path} is of another {what}: {HOW}")
         return cls(found, tables)
+
+    def under(self, other: Calibration) -> Calibration:
+        """This calibration with the tables of another, which count for more."""
+        found = self
+        for table in other.tables:
+            found = found.with_table(table)
+        return found
 
 
 HOW = "make one with `sdaccel calibrate`"

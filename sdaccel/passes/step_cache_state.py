@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ class FeatureCache:
             self._call = self._asked = None
             return
         self._host, self._call = host, None
-        self._asked = _signature(args, kwargs), _condition(host, args, kwargs)
+        self._asked = _signature(args, kwargs), condition_of(arguments_of(host, args, kwargs))
 
     def end(self) -> None:
         """The denoiser's forward is over: its forward hook."""
@@ -138,6 +139,15 @@ class FeatureCache:
             if self._call is None:
                 self._asked = None
         return self._call
+
+    @contextmanager
+    def instead(self, call: Call) -> Iterator[None]:
+        """Inside, this is the forward that is running."""
+        before, self._call = self._call, call
+        try:
+            yield
+        finally:
+            self._call = before
 
     def give_up(self, reason: str) -> None:
         """Compute everything from now on, since the blocks are not what they seemed to be."""
@@ -207,10 +217,14 @@ def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
     )
 
 
-def _condition(host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The tensor of a call's text or class; the first of a list; None where there is none."""
+def arguments_of(host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a denoiser, by name."""
     kind: Any = type(host)
-    given = {**dict(zip(_parameters(kind), args, strict=False)), **kwargs}
+    return {**dict(zip(_parameters(kind), args, strict=False)), **kwargs}
+
+
+def condition_of(given: dict[str, Any]) -> Any:
+    """The tensor of a call's text or class; the first of a list; None where there is none."""
     found = next((given[name] for name in _CONDITIONS if given.get(name) is not None), None)
     while isinstance(found, (list, tuple)) and found:
         found = found[0]

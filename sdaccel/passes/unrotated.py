@@ -34,6 +34,21 @@ class HeadNorm:
     eps: float
     stays_flat: bool = False
 
+    @classmethod
+    def of(cls, norm: Any, eps: float, stays_flat: bool = False) -> HeadNorm:
+        """What a module of torch or diffusers computes, by these weights.
+
+        They are detached: hooks that offload weights give a parameter other data after its call.
+        """
+        weight, bias = norm.weight, getattr(norm, "bias", None)
+        return cls(
+            None if weight is None else weight.detach(),
+            None if bias is None else bias.detach(),
+            "rms" if "RMSNorm" in type(norm).__name__ else "layer",
+            eps,
+            stays_flat,
+        )
+
     def out_of_place(self, x: torch.Tensor) -> torch.Tensor:
         """The norm over the last dimension of x."""
         from ..kernels.norm_modulate import norm_modulate
@@ -139,6 +154,8 @@ class Unrotated(Pending):
             self.value()[index] = value
 
     def _called(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name == "type_as" and args[0] is not self:
+            return args[0].to(self.dtype)
         joined = name in ("cat", "concat") and isinstance(args[0], (list, tuple))
         if not joined or not all(type(each) is Unrotated for each in args[0]):
             return NotImplemented

@@ -2,11 +2,14 @@
 
     h = h + gate * x
     y = self.norm(h)            both in one pass, and h is what it was
+    y = self.norm(h + gate * x)                             the same, and nobody needs the sum
+    y, gate = self.norm(h, temb)                            a module that normalises and modulates h
 
 A sum that waits must not leave the function: a hook, a cache or a compiler would see something that
 is no tensor. So wherever else its variable is read, for a call, a return, another name, there the
-source is changed to ask for the tensor. What waits is then a matter of speed alone: sums whose next
-use on the way is a norm. Works on what `arithmetic` has made of the source.
+source is changed to ask for the tensor, but for a module whose own source is changed like this.
+What waits is then a matter of speed alone: sums whose next use on the way is a norm. Works on what
+`arithmetic` has made of the source.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _NORM = f"{PREFIX}norm_in_fp32"
 class Waiting(ast.NodeTransformer):
     """Lets sums wait, in a method's syntax tree; `norms` names the norm of each.
 
-    `scaled` names the norms that are scaled at once, of such sums or of the method's arguments.
+    `scaled` names the norms that are scaled at once, of such sums or of the method's arguments;
+    `takes` has the places of the arguments that may be such sums.
     """
 
     def __init__(self, definition: ast.FunctionDef) -> None:
@@ -35,10 +39,13 @@ class Waiting(ast.NodeTransformer):
         sums = dict(self._sums(definition.body, [], left))
         self.norms, self.scaled = list(sums.values()), list[str]()
         self._waiting = {id(each) for each in sums}
-        self._names = {_target(each) for each in sums} | self._scaled_arguments(definition) - left
+        arguments = self._scaled_arguments(definition) - left
+        self.takes = tuple(
+            place for place, each in enumerate(definition.args.args[1:]) if each.arg in arguments
+        )
+        self._names = {_target(each) for each in sums} | arguments
         self._summands: set[int] = set()
-        if self._names:
-            definition.body = [self.visit(each) for each in definition.body]
+        definition.body = [self.visit(each) for each in definition.body]
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         """Sums that wait."""
@@ -46,8 +53,7 @@ class Waiting(ast.NodeTransformer):
         if id(node) in self._waiting:
             if isinstance(node.value, ast.BinOp):
                 node.value = self._call("plain_sum", node.value.left, node.value.right)
-            assert isinstance(node.value, ast.Call)
-            node.value.keywords.append(ast.keyword("waits", ast.Constant(True)))
+            _waits(node.value)
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
@@ -72,6 +78,14 @@ class Waiting(ast.NodeTransformer):
         """Norms, and the calls that know of sums that wait."""
         if self._is_norm(node):
             return self._call("normed", node.func, node.args[0])
+        norm = self._norm_of(node)
+        if norm and len(node.args) == 1 and _is_fused_sum(node.args[0]):
+            self.norms.append(norm)
+            return self._call("normed", node.func, _waits(self.visit(node.args[0])))
+        if norm and not any(isinstance(each, ast.Starred) for each in node.args):
+            for place, each in enumerate(node.args):
+                if self._is_kept(each):
+                    node.args[place] = self._call("handed", node.func, ast.Constant(place), each)
         if isinstance(node.func, ast.Name) and node.func.id.startswith(PREFIX):
             node.args = [self._unless_kept(each) for each in node.args]
             return node
@@ -124,7 +138,7 @@ class Waiting(ast.NodeTransformer):
                 return tested
             return next(filter(None, (self._next_norm(name, [each]) for each in _arms(node))), None)
         nodes = list(ast.walk(node))
-        norms = (self._normed_by(each, name) for each in nodes)
+        norms = (self._normed_by(each, name) or self._handed_to(each, name) for each in nodes)
         known = {id(each.value) for each in nodes if _is_known_before(each)}
         others = (_is(each, name) and id(each) not in known for each in nodes)
         return next(filter(None, norms), "" if any(others) else None)
@@ -140,6 +154,19 @@ class Waiting(ast.NodeTransformer):
             return None
         assert isinstance(norm, ast.Attribute)
         return norm.attr if "norm" in norm.attr else None
+
+    def _norm_of(self, node: ast.AST) -> str | None:
+        """The attribute that is called, where it is a norm or a module around one."""
+        called = node.func if isinstance(node, ast.Call) else None
+        if not isinstance(called, ast.Attribute) or not _is(called.value, self._own):
+            return None
+        return called.attr if "norm" in called.attr else None
+
+    def _handed_to(self, node: ast.AST, name: str) -> str | None:
+        """The attribute of a module around a norm that a variable is given to."""
+        norm = self._norm_of(node)
+        given = isinstance(node, ast.Call) and any(_is(each, name) for each in node.args)
+        return norm if given else None
 
     def _is_norm(self, node: ast.expr) -> bool:
         """Whether it is `self.<norm>(variable)` of a variable that may wait."""
@@ -171,7 +198,19 @@ def _is_sum(node: ast.Assign) -> bool:
     value = node.value
     if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
         return not any(isinstance(each, ast.Constant) for each in _sides(value))
-    return isinstance(value, ast.Call) and any(_is(value.func, each) for each in _SUMS)
+    return _is_fused_sum(value)
+
+
+def _is_fused_sum(node: ast.expr) -> bool:
+    """Whether `arithmetic` has made it of a sum."""
+    return isinstance(node, ast.Call) and any(_is(node.func, each) for each in _SUMS)
+
+
+def _waits(node: ast.expr) -> ast.expr:
+    """A call that makes a sum, which is told that it waits."""
+    assert isinstance(node, ast.Call)
+    node.keywords.append(ast.keyword("waits", ast.Constant(True)))
+    return node
 
 
 def _target(node: ast.Assign) -> str:

@@ -6,14 +6,16 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sdaccel.benchmarks import command, overheads, provenance
+import sdaccel
+from sdaccel.benchmarks import command, memory, overheads, provenance
 from sdaccel.benchmarks.__main__ import BAD_INPUT, INTERRUPTED, main
 from sdaccel.benchmarks.alone import measure_alone
 from sdaccel.benchmarks.errors import BenchmarkError
-from sdaccel.benchmarks.ladder import Ladder
+from sdaccel.benchmarks.ladder import Ladder, Options
 from sdaccel.benchmarks.rows import Results
 from sdaccel.benchmarks.workloads import workload
 
@@ -109,6 +111,26 @@ def test_a_workload_that_is_killed_is_told_and_the_rest_goes_on(
     assert "tiny was ended by signal 9; its rows so far are kept." in capsys.readouterr().err
 
 
+def test_quick_compiles_nothing_and_takes_every_round_through_all_rungs() -> None:
+    def asked(*words: str) -> tuple[list[str], Options]:
+        given = command.parser().parse_args(words)
+        return command.rungs_of(given), command.ladder_options(given, 0.0)
+
+    rungs, options = asked("--quick")
+    assert all("compile" not in sdaccel.Plan.of(name) for name in rungs if name != "stock-16bit")
+    assert (options.together, options.memory, options.prompts, options.rounds) == (
+        True,
+        False,
+        4,
+        6,
+    )
+    rungs, options = asked("--quick", "--rungs", "lossless", "--prompts", "9")
+    assert (rungs, options.prompts) == (["lossless"], 9)
+    rungs, options = asked()
+    assert {"lossless", "torch-compile"} <= set(rungs)
+    assert (options.together, options.memory, options.prompts) == (False, True, 16)
+
+
 def test_all_is_every_workload_there_is() -> None:
     chosen = command.workloads_of(command.parser().parse_args(["--workload", "all"]))
     assert {"sd15-unet", "shapes-dit", "flux-dev", "wan2.1-vae", "overheads"} <= set(chosen)
@@ -121,7 +143,23 @@ def test_memory_of_a_rung_alone_is_printed_for_the_run_that_asked(
     assert main(["alone", "tiny", "stock-fp32"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["setup"] > 100 << 20
+    assert found["host"] is None, "it is the device"
     assert found["steady"] is None or 100 << 20 < found["steady"] <= found["setup"] * 1.5
+
+
+def test_with_a_gpu_the_hosts_memory_stands_beside_the_devices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peaks = iter([7 << 30, 5 << 30])
+    gpu = SimpleNamespace(
+        max_memory_allocated=lambda: next(peaks), reset_peak_memory_stats=lambda: None
+    )
+    monkeypatch.setattr(memory, "_cuda", lambda: gpu)
+    assert main(["alone", "tiny", "stock-fp32"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["setup"], found["steady"]) == (7 << 30, 5 << 30)
+    assert found["host"] is None or 100 << 20 < found["host"] < 5 << 30
+    assert (found["host"] is None) == (not memory.reset_host_peak())
 
 
 def test_why_memory_could_not_be_measured_is_told() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 
-from sdaccel.benchmarks import workloads
+from sdaccel.benchmarks import measure, workloads
+from sdaccel.benchmarks.architectures import Place
 from sdaccel.benchmarks.denoisers import DENOISERS, one_forward
 from sdaccel.benchmarks.errors import BenchmarkError
 from sdaccel.benchmarks.families import Size
@@ -55,6 +56,13 @@ def test_the_quick_one_has_every_kind_of_block_and_fits_a_small_machine(name: st
     whole, quick = empty(name, quick=False), empty(name, quick=True)
     assert {type(each) for each in quick.modules()} == {type(each) for each in whole.modules()}
     assert sum(each.numel() for each in quick.parameters()) < 1e9
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_a_quick_forward_takes_two_cores_about_a_second(name: str) -> None:
+    family, size = DENOISERS[name].chosen(quick=True)
+    pipe = FamilyPipeline(family.build(place=Place("meta")), None, None)
+    assert measure.count_flops(one_forward(pipe, family, size)) < 0.35e12
 
 
 def test_a_forward_runs_and_is_the_same_each_time() -> None:

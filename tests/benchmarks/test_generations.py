@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdaccel import device, shapes
+from sdaccel.benchmarks import generations, measure, rungs
 from sdaccel.benchmarks.controls import fewer_steps, missing
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
 from sdaccel.benchmarks.rows import Row
 from sdaccel.benchmarks.workloads import workload
+from sdaccel.target import dtype_of
 
 
 def test_every_embedded_model_is_a_workload_with_its_own_steps() -> None:
-    from sdaccel import shapes
-
     for name in shapes.names():
         chosen = workload(f"shapes-{name}")
         assert chosen.steps == shapes.call_defaults(name)["num_inference_steps"]
@@ -72,8 +73,6 @@ def test_each_approximate_rung_gets_stock_in_the_steps_that_take_its_time() -> N
 
 
 def test_a_model_in_a_folder_is_drawn_and_named_without_its_path(tmp_path: Path) -> None:
-    from sdaccel import shapes
-
     folder = tmp_path / "my-model"
     shapes.load("unet").save_pretrained(folder)
     chosen = workload(str(folder), quick=True)
@@ -91,3 +90,20 @@ def test_a_hub_id_is_a_workload_that_is_loaded_later() -> None:
     assert (chosen.name, chosen.source) == ("owner--name", "owner/name")
     with pytest.raises(BenchmarkError, match=r"There is no model '\./nowhere'"):
         workload("./nowhere")
+
+
+@pytest.mark.parametrize("name", shapes.names())
+def test_in_16_bit_an_embedded_model_draws_nearly_what_it_draws_in_fp32(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = device.DtypeChoice(torch.bfloat16, "it is fast here")
+    monkeypatch.setattr(device, "faster_dtype", lambda _: choice)
+    chosen = generations.embedded(f"shapes-{name}", quick=True, steps=2)
+    pipe = chosen.build()
+    truth = chosen.prepare(pipe)()
+    with rungs.rung("stock-16bit").open(pipe, chosen) as opened:
+        parts = [each for each in pipe.components.values() if isinstance(each, torch.nn.Module)]
+        assert {dtype_of(each) for each in parts} == {torch.bfloat16}
+        drawn = chosen.prepare(opened.pipe)()
+    assert drawn.shape == truth.shape
+    assert 0 < measure.relative_error(drawn, truth) < 0.05

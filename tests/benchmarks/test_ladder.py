@@ -15,6 +15,7 @@ import torch
 from sdaccel import device
 from sdaccel.benchmarks import ladder as ladder_module
 from sdaccel.benchmarks import measure
+from sdaccel.benchmarks.architectures import Place
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
 from sdaccel.benchmarks.judging import Judge
 from sdaccel.benchmarks.ladder import Ladder, Options
@@ -191,10 +192,10 @@ def test_a_rung_that_fails_when_it_is_taken_off_does_not_stop_the_run() -> None:
 
 
 def test_stock_without_room_is_one_row_and_no_error() -> None:
-    def build() -> Any:
+    def make(place: Place) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    ladder = Ladder(replace(workload("tiny"), build=build), QUICKLY)
+    ladder = Ladder(replace(workload("tiny"), make=make), QUICKLY)
     found = [(row.rung, row.status) for row in ladder.climb([rung("eager")])]
     assert found == [("stock-fp32", "out of memory"), ("stock-16bit", "skipped")]
 
@@ -202,13 +203,13 @@ def test_stock_without_room_is_one_row_and_no_error() -> None:
 def test_stock_in_16_bit_takes_the_place_of_stock_without_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def build() -> Any:
+    def make(place: Place) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(
         ladder_module, "in_16_bit", lambda _: workload("tiny").build().to(torch.bfloat16)
     )
-    ladder = Ladder(replace(workload("tiny"), build=build), QUICKLY)
+    ladder = Ladder(replace(workload("tiny"), make=make), QUICKLY)
     rows = {row.rung: row for row in ladder.climb([rung("stock-16bit"), planted("one", id)])}
     assert list(rows) == ["stock-fp32", "stock-16bit", "one"]
     assert rows["stock-fp32"].status == "out of memory"

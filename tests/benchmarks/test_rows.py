@@ -57,11 +57,17 @@ def test_a_row_tells_what_follows_from_its_samples() -> None:
 
 def test_the_interval_of_a_speed_up_is_that_of_the_rounds_ratios() -> None:
     row = a_row()
-    row.baseline_seconds = [2.0, 2.2, 1.9, 2.1]
+    row.seconds = [1.0, 1.02, 0.98, 1.0, 1.0, 1.0]
+    row.baseline_seconds = [2.0, 2.2, 1.9, 2.1, 2.0, 2.3]
     assert row.per_second == 1.0
-    assert row.speedup_low == pytest.approx(1.9 / 0.98)
-    assert row.speedup_high == pytest.approx(2.2 / 1.02)
-    row.baseline_seconds = []
+    assert row.speedup_low == pytest.approx(1.9 / 0.98), "with six rounds the smallest ratio"
+    assert row.speedup_high == pytest.approx(2.3), "and the largest"
+
+
+@pytest.mark.parametrize("stock", [[2.0, 2.2, 1.9, 2.1, 2.0], [2.0, 2.2, 1.9, 2.1], []])
+def test_fewer_than_six_rounds_have_no_interval(stock: list[float]) -> None:
+    row = a_row()
+    row.seconds, row.baseline_seconds = [1.0] * 5, stock
     assert row.speedup_low is None
     assert row.speedup_high is None
 

@@ -57,21 +57,6 @@ def test_pictures_until_a_set_up_is_earned_back(
     assert samples.pays_after(extra, stock, faster, calls) == pytest.approx(pictures)
 
 
-@pytest.mark.parametrize(
-    ("count", "low", "high"), [(1, 0, 0), (2, 0, 1), (5, 0, 4), (6, 0, 5), (20, 5, 14), (30, 9, 20)]
-)
-def test_the_interval_of_a_median_is_that_of_the_sign_test(count: int, low: int, high: int) -> None:
-    values = list(range(count, 0, -1))
-    assert samples.median_interval(values) == (low + 1, high + 1)
-    outside = 2 * sum(math.comb(count, below) for below in range(low + 1)) / 2**count
-    assert outside <= 0.05 or low == 0
-
-
-def test_there_is_no_interval_of_nothing() -> None:
-    with pytest.raises(ValueError, match="no median of nothing"):
-        samples.median_interval([])
-
-
 def test_drift_is_how_much_the_slowest_reading_exceeds_the_fastest() -> None:
     assert samples.drift([2.0, 2.2, 2.1]) == pytest.approx(0.1)
     assert samples.drift([]) == 0.0

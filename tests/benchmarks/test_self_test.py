@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from sdaccel.benchmarks import measure, self_test
+from sdaccel.benchmarks import command, measure, self_test
 from sdaccel.benchmarks.errors import BenchmarkError
 from sdaccel.benchmarks.rows import Row
 
@@ -57,6 +57,15 @@ def test_the_planted_slowdown_is_a_twentieth_of_each_call() -> None:
     found, seconds = measure.timed(slow)
     assert found is output
     assert seconds >= 0.105
+
+
+def test_too_few_rounds_for_an_interval_are_refused_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command.self_test_parser().parse_args(["--repeats", "6"]).repeats == 6
+    with pytest.raises(SystemExit):
+        command.self_test_parser().parse_args(["--repeats", "5"])
+    assert "at least 6: fewer have no interval" in capsys.readouterr().err
 
 
 def test_a_rung_that_was_not_timed_has_no_interval() -> None:

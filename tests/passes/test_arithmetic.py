@@ -58,6 +58,9 @@ class Block(torch.nn.Module):
     def both_by_way_of_fp32(self, x: Any, output: Any, gate: Any) -> Any:
         return (x.float() + output.float() * gate).type_as(x)
 
+    def gate_first_by_way_of_fp32(self, x: Any, output: Any, gate: Any) -> Any:
+        return (x.float() + gate.float() * output.float()).type_as(x)
+
     def norm_by_way_of_fp32(self, x: Any, output: Any, gate: Any) -> Any:
         return (self.norm1(x.float()) * (1 + gate) + gate).type_as(x)
 
@@ -86,6 +89,7 @@ GATED = [Block.at_once, Block.gate_behind, Block.in_two, Block.in_branches, Bloc
 IN_FP32 = [
     Block.by_way_of_fp32,
     Block.both_by_way_of_fp32,
+    Block.gate_first_by_way_of_fp32,
     Block.norm_by_way_of_fp32,
     Block.plain_norm_by_way_of_fp32,
 ]

@@ -18,6 +18,8 @@ pytestmark = [
     # diffusers, of its own FluxPosEmbed in Chroma and of autocast in Mochi
     pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning"),
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),
+    # torch, of the norms of Kandinsky 5
+    pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning"),
 ]
 NAMES = [family.name for family in families() if family.part == "denoiser"]
 PLANS: dict[str, dict[str, Any]] = {

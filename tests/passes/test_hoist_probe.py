@@ -161,6 +161,27 @@ def test_a_table_has_what_the_module_puts_out_at_each_timestep() -> None:
 
 
 @torch.no_grad()
+def test_a_row_is_found_by_its_timestep_wherever_it_should_be_and_is_its_reader_s_own() -> None:
+    def body(self: Any, sample: Any, time: Any, text: Any) -> Any:
+        return sample * self.of_time(time)
+
+    model, plan = look(body)
+    (leaf,) = plan.timed_leaves()
+    steps = torch.stack([TIME * factor for factor in (1.0, 0.5, -2.0)])
+    table = Table.computed(plan, [SAMPLE, TIME, TEXT], 1, steps)
+    for on_host in (True, False):
+        table.on_host = on_host
+        for place in (1, 2, 7):
+            row = table.read(steps[1], place)
+            assert row is not None
+            assert relative_error(row[leaf.number], model.of_time(steps[1])) <= 1e-6
+            row[leaf.number].zero_()
+    missing = table.read(TIME * 3, 0)
+    assert missing is not None
+    assert missing[leaf.number].isnan().all()
+
+
+@torch.no_grad()
 def test_in_place_steps_are_replayed_for_all_timesteps() -> None:
     class Cumulative(torch.nn.Module):
         def forward(self, time: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,8 @@ from sdaccel.passes.rotary_calls import (
     real,
     strided,
 )
-from sdaccel.passes.rotations import PROCESSORS, _rewritten, rotation_rule
+from sdaccel.passes.rotating_processors import PROCESSORS, Processor
+from sdaccel.passes.rotations import _rewritten, rotation_rule
 from sdaccel.passes.swap import RAN
 from sdaccel.passes.unrotated import FUSED
 
@@ -68,7 +69,7 @@ def test_the_installed_diffusers_has_the_processors_that_were_read(name: str) ->
     if diffusers.__version__ < "0.42":
         pytest.importorskip(module)
     processor = getattr(importlib.import_module(module), kind)
-    found = _rewritten(processor, PROCESSORS[name].rotations)
+    found = _rewritten(processor, PROCESSORS[name])
     assert found is not None
     assert found[0].__name__ == processor.__name__
 
@@ -143,7 +144,7 @@ def test_a_rotation_that_was_not_read_is_left(monkeypatch: pytest.MonkeyPatch) -
         return x + freqs_cis[0].sum()
 
     monkeypatch.setattr(transformer_flux, "apply_rotary_emb", apply_rotary_emb)
-    assert _rewritten.__wrapped__(FluxAttnProcessor, ("apply_rotary_emb",)) is None
+    assert _rewritten.__wrapped__(FluxAttnProcessor, Processor()) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

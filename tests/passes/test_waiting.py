@@ -12,6 +12,7 @@ import torch
 from kernel_checks import noise
 
 from sdaccel.passes.arithmetic import Arithmetic
+from sdaccel.passes.arithmetic_calls import TAKES
 from sdaccel.passes.blocks import CALLS
 from sdaccel.passes.rewrite import rewritten, syntax_of
 from sdaccel.passes.swap import RAN
@@ -22,6 +23,18 @@ GATE, SCALE = noise(2, 1, 16, seed=2), noise(2, 1, 16, seed=3)
 GATED, PLAIN = "gated residuals and norms in one pass", "residuals and norms in one pass"
 
 
+class Around(torch.nn.Module):
+    """A module around a norm, as diffusers' adaptive ones are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(16)
+
+    def forward(self, scale: Any, x: Any) -> Any:
+        x = self.norm(x) * (1 + scale) + scale
+        return x, scale
+
+
 class Block(torch.nn.Module):
     """Sums and norms as blocks write them."""
 
@@ -29,6 +42,7 @@ class Block(torch.nn.Module):
         super().__init__()
         self.norm = torch.nn.LayerNorm(16, elementwise_affine=False)
         self.norm2 = torch.nn.LayerNorm(16)
+        self.norm3 = around()
         self.linear = torch.nn.Linear(16, 16)
         self.__dict__[RAN] = Counter()
         self.seen: list[type] = []
@@ -69,6 +83,11 @@ class Block(torch.nn.Module):
         y = self.norm2(x)
         return self.linear(x) + y
 
+    def of_a_sum(self, x: Any, output: Any, gate: Any, scale: Any) -> Any:
+        y = self.norm(x + gate * output)
+        y = y * (1 + scale) + scale
+        return x + self.linear(y)
+
     def norm_within_the_next_sum(self, x: Any, output: Any, gate: Any, scale: Any) -> Any:
         x = x + output
         x = x + self.linear(self.norm2(x))
@@ -77,6 +96,11 @@ class Block(torch.nn.Module):
     def of_an_argument(self, x: Any, output: Any, gate: Any, scale: Any) -> Any:
         y = self.norm2(x) * (1 + scale) + gate
         return self.linear(self.norm2(output) * scale) + x, y
+
+    def by_a_module(self, x: Any, output: Any, gate: Any, scale: Any) -> Any:
+        x = x + gate * output
+        y, scale = self.norm3(scale, x)
+        return self.linear(x) - y, scale
 
     def used_before(self, x: Any, output: Any, gate: Any, scale: Any) -> Any:
         x = x + gate * output
@@ -111,6 +135,8 @@ WAITING = {
     Block.by_way_of_fp32: GATED,
     Block.with_its_own_weights: GATED,
     Block.behind_conditions: GATED,
+    Block.of_a_sum: GATED,
+    Block.by_a_module: GATED,
     Block.without_a_gate: PLAIN,
     Block.norm_within_the_next_sum: PLAIN,
 }
@@ -133,6 +159,16 @@ def changed(method: Method) -> Method:
     copy = rewritten(method, fused, CALLS)
     assert copy
     return copy
+
+
+def around() -> Around:
+    """One that knows of sums that wait."""
+    definition = syntax_of(Around.forward)
+    assert definition
+    members = {"forward": changed(Around.forward), TAKES: fused(definition).takes}
+    module: Around = type("Around", (Around,), members)()
+    module.__dict__[RAN] = Counter()
+    return module
 
 
 def norms(method: Method) -> list[str]:
@@ -206,13 +242,25 @@ def test_with_gradients_on_it_is_computed_as_it_was_written(method: Method) -> N
     assert not block.__dict__[RAN]
 
 
+@pytest.mark.parametrize("method", [Block.at_once, Block.of_a_sum, Block.by_a_module])
 @torch.no_grad()
-def test_a_norm_with_a_hook_is_called_with_the_sum() -> None:
+def test_a_norm_with_a_hook_is_called_with_the_sum(method: Method) -> None:
     block, seen = Block(), []
-    block.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    changed(Block.at_once)(block, X, OUTPUT, GATE, SCALE)
+    for norm in (block.norm, block.norm3):
+        norm.register_forward_pre_hook(lambda _, args: seen.append(args[-1]))
+    changed(method)(block, X, OUTPUT, GATE, SCALE)
     assert type(seen[0]) is torch.Tensor
     torch.testing.assert_close(seen[0], X + GATE * OUTPUT)
+
+
+@torch.no_grad()
+def test_a_module_around_a_norm_that_is_not_fused_gets_the_sum() -> None:
+    block = Block()
+    block.norm3.__dict__.pop(RAN)
+    seen: list[type] = []
+    block.norm3.forward = lambda scale, x: seen.append(type(x)) or (x, scale)  # type: ignore
+    changed(Block.by_a_module)(block, X, OUTPUT, GATE, SCALE)
+    assert seen == [torch.Tensor]
 
 
 @pytest.mark.parametrize("method", [*WAITING, Block.of_an_argument])

@@ -18,7 +18,7 @@ from sdaccel.shapes.training.edges import edge_weights
 from sdaccel.shapes.training.loop import Loop, Losses, Recipe
 
 KL_WEIGHT = 5e-4
-LATENT_NOISE = 0.1
+LATENT_NOISE = 0.25
 
 
 def to_tensor(pictures: np.ndarray, device: str) -> Tensor:

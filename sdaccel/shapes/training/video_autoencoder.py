@@ -18,16 +18,18 @@ from sdaccel.shapes.training import parallel
 from sdaccel.shapes.training.edges import frame_weights
 from sdaccel.shapes.training.loop import Loop, Losses, Recipe
 from sdaccel.shapes.training.video_data import sample_definite, to_tensor
-from sdaccel.shapes.video.grammar import sample_scenes
+from sdaccel.shapes.video.grammar import Actor, sample_scenes
 from sdaccel.shapes.video.models import build_autoencoder
 from sdaccel.shapes.video.renderer import FRAMES, SIZE, draw_clip, render_clip
 
 KL_WEIGHT = 2e-4
 CHANGE_WEIGHT = 0.5
-LATENT_NOISE = 0.1
+LATENT_NOISE = 0.25
+FINE = ("star", "cross")
+FINE_SHARE = 0.5
 KINDS = (
     (2.0, 1, SIZE),
-    (2.0, 1, SIZE),
+    (2.0, 5, 48),
     (1.0, 5, 48),
     (0.5, FRAMES, 48),
     (0.5, 9, SIZE),
@@ -117,15 +119,31 @@ def draw_batch(clips: int, generator: torch.Generator) -> Tensor:
 
 
 def _part(rng: np.random.Generator, frames: int, side: int) -> np.ndarray:
-    """Some frames of a square that shows at least some of a thing, (frames, side, side, 3)."""
-    clip = draw_clip(sample_definite(rng), int(rng.integers(2**31)))
+    """Some frames of a square that shows at least some of a thing, (frames, side, side, 3).
+
+    Half of them show a small star or cross, whose arms are what an autoencoder learns last.
+    """
+    wanted = rng.random() < FINE_SHARE
+    scene = sample_definite(rng)
+    while wanted and not any(map(_is_fine, scene.actors)):
+        scene = sample_definite(rng)
+    clip = draw_clip(scene, int(rng.integers(2**31)))
     start = int(rng.integers(FRAMES - frames + 1))
-    path = clip.paths[int(rng.integers(len(clip.paths)))]
+    shown = [
+        path
+        for path, actor in zip(clip.paths, scene.actors, strict=True)
+        if not wanted or _is_fine(actor)
+    ]
+    path = shown[int(rng.integers(len(shown)))]
     shift = rng.uniform(-side / 3, side / 3, 2)
     at = start + frames // 2
     centre = np.array((path.y[at], path.x[at])) * SIZE + shift
     top, left = np.clip(centre - side / 2, 0, SIZE - side).astype(int)
     return clip.pixels[start : start + frames, top : top + side, left : left + side]
+
+
+def _is_fine(actor: Actor) -> bool:
+    return actor.thing.size == "small" and actor.thing.shape in FINE
 
 
 @torch.no_grad()

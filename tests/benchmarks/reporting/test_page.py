@@ -142,10 +142,72 @@ def test_quality_is_drawn_against_speed_and_the_unbeaten_are_joined(tmp_path: Pa
         a_row("better", 3.0, quality={"psnr": 70.0}),
         a_row("fast", 4.0, quality={"psnr": 40.0}),
     )
-    layers = charts(render([run]))["m0-frontier-psnr"]["layer"]
-    joined, points = ({each["rung"] for each in layer["data"]["values"]} for layer in layers)
-    assert points == {"good · fp32", "better · fp32", "fast · fp32"}
-    assert joined == {"better · fp32", "fast · fp32"}
+    drawn = frontier(render([run]))
+    assert {each["rung"] for each in drawn["marks"]} == {
+        "good · fp32",
+        "better · fp32",
+        "fast · fp32",
+    }
+    assert [each["rung"] for each in drawn["ours"]] == ["better · fp32", "fast · fp32"]
+    assert [each["value"] for each in drawn["marks"]] == [60.0, 60.0, 40.0], (
+        "70 dB are out of sight"
+    )
+
+
+def test_a_headline_that_costs_quality_says_how_much(tmp_path: Path) -> None:
+    quality = {"psnr": 27.3, "fidelity": 0.85, "prompts": 16}
+    fast = a_row("fast", 2.6, effect="approximate", quality=quality)
+    exact = a_row("lossless", 1.5, quality={"psnr": 132.0}, workload="other-unet")
+    text = text_of(render([run_of(tmp_path, stock(), fast, exact)]))
+    assert "fast · fp32, 769 ms a forward; 27 dB, fidelity 85% of 16" in text
+    assert "lossless · fp32, 1.33 s a forward 132" not in text
+
+
+def frontier(page: str, name: str = "psnr") -> dict[str, list[dict[str, Any]]]:
+    """What the layers of the first workload's frontier hold."""
+    names = ("controls", "ours", "values", "speeds", "marks", "names above", "names below")
+    layers = charts(page)[f"m0-frontier-{name}-0"]["layer"]
+    return dict(zip(names, (each["data"]["values"] for each in layers), strict=True))
+
+
+def test_approximate_plans_are_drawn_beside_their_controls_with_intervals_and_names(
+    tmp_path: Path,
+) -> None:
+    def judged(psnr: float, fidelity: float) -> dict[str, float]:
+        return {
+            "psnr": psnr,
+            "psnr_low": psnr - 1,
+            "psnr_high": psnr + 2,
+            "prompts": 16,
+            "fidelity": fidelity,
+            "fidelity_low": fidelity - 0.1,
+            "fidelity_high": 0.99,
+        }
+
+    more = {"workload": "shapes-unet", "unit": "picture", "effect": "approximate"}
+    run = run_of(
+        tmp_path,
+        stock(workload="shapes-unet", unit="picture"),
+        a_row("eager+step_cache[interval=2]", 1.6, quality=judged(34, 0.9), **more),
+        a_row("eager+step_cache[interval=4]", 2.6, quality=judged(27, 0.85), **more),
+        a_row("fewer-steps-16", 1.55, kind="control", quality=judged(28, 0.89), **more),
+        a_row("fewer-steps-10", 2.5, kind="control", quality=judged(22, 0.8), **more),
+        a_row("deepcache", 1.8, kind="peer", quality=judged(26, 0.8), **more),
+    )
+    page = render([run])
+    drawn = frontier(page)
+    assert [each["label"] for each in drawn["controls"]] == ["16 steps", "10 steps"]
+    names = ["interval 2", "interval 4", "deepcache"]
+    assert [each["label"] for each in drawn["names above"]] == names
+    assert drawn["names below"] == drawn["controls"]
+    assert [(each["low"], each["high"]) for each in drawn["values"][:2]] == [(33, 36), (26, 29)]
+    first = drawn["speeds"][0]
+    assert first["slowest"] < first["speed"] < first["fastest"]
+    assert {each["role"] for each in drawn["marks"]} == {"sdaccel", "fewer steps", "others"}
+    assert len(frontier(page, "fidelity")["marks"]) == 5
+    labels = re.findall(r'aria-label="Speed against quality: shapes-unet[^"]*"', page)
+    assert len(labels) == 2
+    assert "eager+step_cache[interval=4] · fp32 2.60x, 27 dB, fidelity 85% of 16" in labels[0]
 
 
 def test_kernels_lie_under_the_measured_roof(committed: str) -> None:

@@ -41,7 +41,22 @@ def test_a_rung_is_stock_ours_or_somebody_elses_and_may_lose() -> None:
     assert wording.role(a_row()) == wording.PLAN
     assert wording.role(a_row(times=0.9)) == wording.LOSES
     assert wording.role(a_row(times=0.9, kind="peer")) == wording.PEER
-    assert wording.role(a_row(times=0.9, seconds=[3.0], baseline_seconds=[2.0])) == wording.LOSES
+    once = a_row(times=0.9, seconds=[3.0], baseline_seconds=[2.0])
+    assert wording.role(once) == wording.PLAN, "one round tells nothing beyond noise"
+
+
+@pytest.mark.parametrize(
+    ("rung", "words"),
+    [
+        ("eager+step_cache[interval=2]", "interval 2"),
+        ("eager+step_cache[interval=2,forecast=0]", "interval 2,forecast 0"),
+        ("fewer-steps-12", "12 steps"),
+        ("fewer-steps-12-dpm++", "12 DPM++"),
+        ("eager+precision", "eager+precision"),
+    ],
+)
+def test_where_there_is_little_room_a_rung_has_a_short_name(rung: str, words: str) -> None:
+    assert wording.short(a_row(rung)) == words
 
 
 def test_quality_and_trouble_are_said_in_words() -> None:

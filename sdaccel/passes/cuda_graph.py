@@ -1,0 +1,116 @@
+"""A denoiser's forward launched at one blow: recorded as a CUDA graph, and replayed.
+
+At small batches a GPU waits for Python to launch kernel after kernel; a graph launches all at once.
+A graph is fixed in all but its tensors' values, so there is one for each kind of call: shapes,
+strides and dtypes of its tensors, and the values of its other arguments. With `step_cache` there is
+one for full forwards and one for shallow ones, with `hoist` its tables' rows are inputs. The
+scheduler's step and what a pipeline does in between are not in the graph.
+
+A replay runs no Python. Where some would have to run (hooks on modules, processors that are not
+diffusers' own, another library's caches), and where recording isn't allowed (a wait for the device,
+tensors elsewhere), the call runs as it is, and the report has the reason. Weights may be written in
+place, as adapters that are swapped are; where they lie elsewhere, all is recorded anew.
+Other passes' counts of what ran grow when a forward is recorded, not when it is replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import graph_recorder
+from .base import Effect, Pass
+from .graph_parts import Source
+from .graphed import Graphed
+
+if TYPE_CHECKING:
+    from ..patch import Patch
+    from ..report import PassRecord
+    from ..target import Component, Target
+
+_MODES_WITH_GRAPHS = ("reduce-overhead", "max-autotune")
+
+
+@dataclass(frozen=True)
+class CudaGraph(Pass):
+    """Record each denoiser's forward and replay it.
+
+    `limit` is how many graphs a denoiser keeps; the one that was least recently used goes.
+    """
+
+    limit: int = 8
+
+    name: ClassVar[str] = "cuda_graph"
+    summary: ClassVar[str] = "denoisers' forwards launched at one blow"
+    effect: ClassVar[Effect] = Effect.EXACT
+    # last, around whatever the others have made of a forward
+    order: ClassVar[int] = 99
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1:
+            raise ValueError(f"limit is a whole number of at least 1, not {self.limit!r}")
+
+    def refusal(self, target: Target) -> str | None:
+        if graph_recorder.recorder_for(target.device) is None:
+            return f"graphs need a CUDA device, and the pipe is on {target.device}"
+        return None
+
+    def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
+        recorder = graph_recorder.recorder_for(target.device)
+        assert recorder is not None
+        for component, model in target.each(record, "denoiser"):
+            reason = _obstacle(component, model)
+            if reason is not None:
+                record.refuse(component.name, reason)
+                continue
+            sources = list(_sources(component.entry))
+            graphed = Graphed(component.name, model, recorder, sources, self.limit, record)
+            with patch.scope(component.module):
+                _attach(graphed, component, target, patch)
+            record.changed["denoisers watched"] += 1
+
+
+def _obstacle(component: Component, model: Any) -> str | None:
+    """Why no forward of a denoiser can be recorded, in half a sentence, or None."""
+    import torch
+
+    from .compiled import Region
+
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        return "compiled by the user: load it uncompiled and let the pass compile do it"
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, Region) and forward.compiler.freeze:
+            return "its weights are compiled in: give compile freeze=False"
+        if isinstance(forward, Region) and forward.compiler.mode in _MODES_WITH_GRAPHS:
+            return f"compile's mode {forward.compiler.mode!r} has graphs of its own"
+    own = component.entry.__dict__.get("forward")
+    if own is not None and not type(own).__module__.startswith("sdaccel."):
+        return "a hook has replaced its forward"
+    return None
+
+
+def _sources(entry: Any) -> Iterator[Source]:
+    """What passes that were applied before have to do with a denoiser's forwards."""
+    from . import hoist_graph, step_cache_graph
+    from .hoist import HOISTING
+    from .step_cache import CACHE
+
+    if CACHE in entry.__dict__:
+        yield partial(step_cache_graph.part_of, entry.__dict__[CACHE])
+    if HOISTING in entry.__dict__:
+        yield partial(hoist_graph.part_of, entry.__dict__[HOISTING])
+
+
+def _attach(graphed: Graphed, component: Component, target: Target, patch: Patch) -> None:
+    """Put it in the place of a forward, and tell it when generations begin and end."""
+    entry, clock = component.entry, target.clock
+    patch.on_undo(graphed.close)
+    patch.set(entry, "forward", graphed)
+    # before those of other passes, which change the model for the length of a forward
+    patch.add_handle(entry.register_forward_pre_hook(graphed.arrive, prepend=True))
+    for listeners in (clock.listeners, clock.end_listeners):
+        patch.on_undo(partial(listeners.remove, graphed.rest))
+        listeners.append(graphed.rest)

@@ -1,0 +1,183 @@
+"""Graphs over other passes, and whole pictures by them: every one is what it is without graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import caching
+import pytest
+import tiny
+import torch
+from taping import taped
+
+import sdaccel
+
+pytestmark = pytest.mark.usefixtures("plain_torch")
+Draw = Callable[..., Any]
+
+EXACT = {
+    "no_ops": True,
+    "memory_format": True,
+    "attention": {"measure": False},
+    "fuse": True,
+    "schedulers": True,
+}
+SKIPPING = {"interval": 3, "forecast": 2, "fewest_steps": 4}
+PLANS: dict[str, dict[str, Any]] = {
+    "exact": EXACT,
+    "16 bit": {"precision": {"dtype": "bfloat16"}},
+    "hoist": {"hoist": True},
+    "step_cache": {"step_cache": SKIPPING},
+    "all": {**EXACT, "hoist": True, "step_cache": SKIPPING},
+}
+
+
+def other_pipeline(name: str) -> Any:
+    import diffusers
+
+    parts = tiny.stable_diffusion().components
+    pipe = getattr(diffusers, name)(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def img2img() -> Any:
+    return other_pipeline("StableDiffusionImg2ImgPipeline")
+
+
+def inpainting() -> Any:
+    return other_pipeline("StableDiffusionInpaintPipeline")
+
+
+def picture() -> torch.Tensor:
+    return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def draw_from(pipe: Any, **changes: Any) -> Any:
+    return tiny.draw(pipe, **{"image": picture(), "num_inference_steps": 8, **changes})
+
+
+def draw_inside(pipe: Any, **changes: Any) -> Any:
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    return draw_from(pipe, **{"mask_image": mask, "height": 16, "width": 16, **changes})
+
+
+def draw(pipe: Any, **changes: Any) -> Any:
+    return caching.draw(pipe, **{"num_inference_steps": 8, **changes})
+
+
+PIPES: list[tuple[Draw, Draw]] = [
+    (tiny.stable_diffusion, draw),
+    (caching.flux, draw),
+    (caching.controlnet, draw),
+    (img2img, draw_from),
+    (inpainting, draw_inside),
+]
+
+
+def both(pipe: Any, drawn: Draw, **passes: Any) -> tuple[list[Any], list[Any]]:
+    """Two pictures of a plan, without graphs and with them."""
+    found = []
+    with taped():
+        for graphs in (False, True):
+            sdaccel.accelerate(pipe, "none", **passes, cuda_graph=graphs)
+            found.append(drawn(pipe))
+    return found[0], found[1]
+
+
+def ran(pipe: Any, name: str) -> int:
+    counts = sdaccel.report(pipe)["cuda_graph"].ran
+    return sum(count for key, count in counts.items() if key.endswith(name))
+
+
+@pytest.mark.parametrize(("make", "drawn"), PIPES)
+@pytest.mark.parametrize("plan", ["exact", "all"])
+def test_pictures_of_every_task_are_those_without_graphs(
+    plan: str, make: Draw, drawn: Draw
+) -> None:
+    pipe = make()
+    before, graphs = both(pipe, lambda pipe: [drawn(pipe), drawn(pipe)], **PLANS[plan])
+    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert ran(pipe, "replays") > 5
+    assert ran(pipe, "fallbacks") == 0
+
+
+@pytest.mark.parametrize("plan", ["16 bit", "hoist", "step_cache"])
+def test_pictures_of_every_plan_are_those_without_graphs(plan: str) -> None:
+    def drawn(pipe: Any) -> list[Any]:
+        return [draw(pipe, prompt=prompt) for prompt in ("a cat", "a dog", "a cat")]
+
+    pipe = tiny.stable_diffusion()
+    before, graphs = both(pipe, drawn, **PLANS[plan])
+    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert ran(pipe, "replays") >= 3 * 8 - 8
+    assert ran(pipe, "fallbacks") == 0
+
+
+def test_a_cache_has_one_graph_for_full_steps_and_one_for_shallow_ones() -> None:
+    pipe = tiny.stable_diffusion()
+    before, graphs = both(pipe, draw, step_cache={"steps": [0, 1, 3, 5], "fewest_steps": 1})
+    assert (before == graphs).all()
+    assert ran(pipe, "captures") == 2
+    assert ran(pipe, "replays") == 8 - 2
+    cache = sdaccel.report(pipe)["step_cache"].ran
+    assert (cache["unet full"], cache["unet shallow"]) == (6, 2)
+
+
+@pytest.mark.parametrize("plan", ["hoist", "step_cache", "all"])
+def test_another_number_of_steps_is_another_generation_not_an_old_one(plan: str) -> None:
+    def drawn(pipe: Any) -> list[Any]:
+        return [draw(pipe, num_inference_steps=steps) for steps in (8, 5, 11, 8)]
+
+    pipe = tiny.stable_diffusion()
+    before, graphs = both(pipe, drawn, **PLANS[plan])
+    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert ran(pipe, "replays") > 8
+
+
+@pytest.mark.parametrize("plan", ["exact", "all"])
+def test_a_callback_may_put_in_other_latents_of_another_size_and_another_text(plan: str) -> None:
+    def change(_: Any, step: int, __: Any, given: dict[str, Any]) -> dict[str, Any]:
+        if step == 3:
+            wide = torch.nn.functional.interpolate(given["latents"], scale_factor=2)
+            return {**given, "latents": wide}
+        if step == 5:
+            return {**given, "prompt_embeds": given["prompt_embeds"].flip(1) * 0.5}
+        return given
+
+    def drawn(pipe: Any) -> list[Any]:
+        options = {
+            "callback_on_step_end": change,
+            "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
+        }
+        return [draw(pipe, **options), draw(pipe), draw(pipe, **options)]
+
+    pipe = tiny.stable_diffusion()
+    before, graphs = both(pipe, drawn, **PLANS[plan])
+    assert before[0].shape == (1, 32, 32, 3)
+    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert ran(pipe, "replays") > 5
+
+
+@pytest.mark.parametrize("plan", ["exact", "all"])
+def test_another_batch_another_size_and_an_interruption_are_no_trouble(plan: str) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(*_: Any) -> Any:
+        raise StopError
+
+    def drawn(pipe: Any) -> list[Any]:
+        found = [draw(pipe)]
+        with pytest.raises(StopError):
+            draw(pipe, callback_on_step_end=stop)
+        found.append(draw(pipe, prompt=["a cat", "a dog"]))
+        found.append(draw(pipe, height=32, width=32))
+        return [*found, draw(pipe, guidance_scale=1.0), draw(pipe)]
+
+    pipe = tiny.stable_diffusion()
+    before, graphs = both(pipe, drawn, **PLANS[plan])
+    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert ran(pipe, "captures") >= 4
