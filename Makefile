@@ -10,7 +10,7 @@ export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage \
-    calibrations compat clean
+    calibrations export-coverage compat clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -64,6 +64,9 @@ coverage: setup  ## Fuse a tiny instance of every model family, compare with sto
 calibrations: setup  ## Measure anew which steps of the embedded models may be skipped (step_cache)
 	for model in unet dit; do $(BIN)/sdaccel calibrate --model shapes-$$model -n 8 --batch 8 \
 	    -o sdaccel/passes/calibrations/shapes-$$model.json || exit; done
+
+export-coverage: setup  ## Export a tiny instance of the model families as ONNX, compare, into a table
+	$(BIN)/python -W ignore -m sdaccel.benchmarks export-coverage --output benchmarks/results/export-coverage.md
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "show": _show,
         "alone": _alone,
         "coverage": _coverage,
+        "export-coverage": _export_coverage,
         "hoist": _hoist,
         "host-time": _host_time,
         "self-test": _self_test,
@@ -179,6 +180,12 @@ def _alone(given: Sequence[str]) -> int:
 
 def _coverage(given: Sequence[str]) -> int:
     from .coverage import main as cover
+
+    return cover(given)
+
+
+def _export_coverage(given: Sequence[str]) -> int:
+    from .export_coverage import main as cover
 
     return cover(given)
 

@@ -42,6 +42,10 @@ class MetricError(SdaccelError, ValueError):
     """A measure of quality can't be taken: of these pictures, or without what is not installed."""
 
 
+class ExportError(SdaccelError):
+    """A model can't be exported, or an exported folder can't be used."""
+
+
 class VerdictError(SdaccelError):
     """What was measured is not good enough; `result` is what was found."""
 

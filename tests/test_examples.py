@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,26 @@ def test_drop_in_loads_accelerated(
     assert (tmp_path / "fox.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["text_to_image.py", "text_to_video.py", "drop_in.py"])
+@pytest.mark.filterwarnings("ignore")
+def test_export_onnx_writes_graphs_and_runs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="exporting needs sdaccel[onnx]")
+    import sdaccel.export
+
+    only = partial(sdaccel.export.export, components=["text_encoder"])
+    monkeypatch.setattr(sdaccel.export, "export", only)
+    monkeypatch.setattr(shapes, "load", lambda _: tiny.stable_diffusion(), raising=False)
+    run("export_onnx.py", tmp_path, monkeypatch)
+    told = capsys.readouterr().out
+    assert "text_encoder takes input_ids ['batch', 'tokens']" in told
+    assert "embeddings (1, 16, 32)" in told
+    assert (tmp_path / "shapes-onnx" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["text_to_image.py", "text_to_video.py", "drop_in.py", "export_onnx.py"]
+)
 def test_an_example_fits_on_a_screen(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) <= 30

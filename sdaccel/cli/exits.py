@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..benchmarks.errors import BenchmarkError, ResultsError
 from ..errors import (
+    ExportError,
     GateError,
     InputError,
     ModelNotFoundError,
@@ -23,7 +24,7 @@ TABLE = """exit codes:
   1    an unexpected error (--debug shows where); a rung failed or is wrong (sdaccel bench)
   2    bad input: an option, a prompt, a size, a plan or a path
   3    no model under that name
-  4    the pipeline can't be accelerated, or a pass failed, or one refused under --strict
+  4    the pipeline can't be accelerated or exported, a pass failed, or refused under --strict
   5    the plan's pictures did not pass the quality gate (sdaccel compare)
   6    rows got worse beyond noise (sdaccel bench diff)
   130  interrupted"""
@@ -37,7 +38,7 @@ def code_of(error: BaseException) -> int:
         return BAD_INPUT
     if isinstance(error, ModelNotFoundError):
         return NO_MODEL
-    if isinstance(error, (PassError, TargetError)):
+    if isinstance(error, (ExportError, PassError, TargetError)):
         return NOT_ACCELERATED
     if isinstance(error, GateError):
         return GATE_FAILED

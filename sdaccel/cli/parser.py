@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from ..errors import InputError
-from . import bench, calibrate, compare, doctor, fidelity, generate, profile, report
+from . import bench, calibrate, compare, doctor, export, fidelity, generate, profile, report
 from .exits import TABLE
 
 
@@ -41,7 +41,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, doctor, report, fidelity, compare, calibrate, bench, profile):
+    for command in (generate, doctor, report, fidelity, compare, calibrate, export, bench, profile):
         name = command.__name__.rpartition(".")[2]
         summary = str(command.__doc__).splitlines()[0]
         _, _, summary = summary.partition(": ")

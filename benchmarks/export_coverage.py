@@ -1,0 +1,241 @@
+"""Which model families can be exported as ONNX graphs, and that the graphs compute what they did.
+
+Each family is built tiny (`families`) in fp32, exported with everything that may change left free,
+put through ONNX's checker and its shape inference, and compared with the module in torch on ONNX
+Runtime's CPU provider, at two sizes and with one sample and three. A graph that was traced with two
+samples at one size has to serve them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import provenance
+from .architectures import SD15_UNET, SD15_VAE
+from .families import Family, families
+
+if TYPE_CHECKING:
+    from sdaccel.export.parity import Distance
+
+HEADS = (
+    "family",
+    "class",
+    "component",
+    "export",
+    "checker, shape inference",
+    "worst relative L2, smaller size",
+    "worst relative L2, larger size",
+    "free dimensions",
+    "nodes",
+    "CPU seconds",
+    "real size: weights",
+    "file in fp32",
+    "host memory to export it in fp32 (estimate)",
+)
+REAL: Mapping[str, str] = {
+    "SD 1.5": "Stable Diffusion 1.5",
+    "SDXL": "sdxl-unet",
+    "SD 3": "sd3-medium",
+    "FLUX.1": "flux-dev",
+    "PixArt": "pixart-sigma",
+    "Sana": "sana-1.6b",
+    "Qwen-Image": "qwen-image",
+    "Z-Image": "z-image",
+    "CogVideoX": "cogvideox-5b",
+    "LTX": "ltx-video",
+    "Wan 2.1": "wan2.1-14b",
+    "AutoencoderKL": "Stable Diffusion 1.5's VAE",
+    "AutoencoderKLWan": "wan2.1-vae",
+    "AnimateDiff": "animatediff",
+    "HunyuanVideo": "hunyuan-video",
+}
+"""The families of the table, those that take longest last, and the published models whose sizes
+stand beside them."""
+
+
+_PACKAGES = 1 << 30
+"""Bytes: resident in a process that exported tiny models, which have no weights to speak of."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How the export of one component of a family went; `reason` is "" where it went well."""
+
+    family: Family
+    component: str
+    reason: str
+    distances: Sequence[Distance] = ()
+    free: tuple[str, ...] = ()
+    nodes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was exported and every graph is within the tolerance."""
+        from sdaccel.export.parity import TOLERANCE
+
+        return not self.reason and all(each.error <= TOLERANCE for each in self.distances)
+
+
+def cover(family: Family, attention: str) -> list[Exported]:
+    """Export a family's model, or both halves of its VAE, and compare."""
+    names = ["transformer"] if family.part == "denoiser" else ["vae_encoder", "vae_decoder"]
+    if family.part == "denoiser" and family.model.startswith("UNet"):
+        names = ["unet"]
+    return [_component(family, name, attention) for name in names]
+
+
+def _component(family: Family, name: str, attention: Any) -> Exported:
+    import onnx
+    import torch
+
+    from sdaccel.errors import ExportError
+    from sdaccel.export.examples import example_of
+    from sdaccel.export.forms import form_of
+    from sdaccel.export.parity import distances
+    from sdaccel.export.pipeline import Job, export_component
+
+    model, start = family.build(), time.process_time()
+    example = example_of(name, model)
+    if example is None:
+        return Exported(family, name, "what its forward takes is not known")
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(name, model, example, torch.float32)
+        try:
+            entry = export_component(job, Path(folder), attention, check=False)
+        except ExportError as error:
+            return Exported(family, name, str(error))
+        seconds = time.process_time() - start
+        path = Path(folder) / entry.file
+        found = distances(form_of(name, model), example, path, entry.inputs)
+        nodes = len(onnx.load(path, load_external_data=False).graph.node)
+    dims = {dim for each in entry.inputs for dim in each.shape if isinstance(dim, str)}
+    return Exported(family, name, "", found, tuple(sorted(dims)), nodes, seconds)
+
+
+def weights(family: Family) -> int:
+    """How many weights the published model has; none of them is made."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    config = _real_config(family)
+    settings = {key: value for key, value in config.items() if key != "class"}
+    with init_empty_weights():
+        model = getattr(diffusers, family.model)(**settings)
+    return sum(each.numel() for each in model.parameters())
+
+
+def _real_config(family: Family) -> Mapping[str, Any]:
+    from .autoencoders import AUTOENCODERS
+    from .denoisers import DENOISERS
+
+    real = REAL[family.name]
+    if real in DENOISERS:
+        return DENOISERS[real].config
+    if real in AUTOENCODERS:
+        return AUTOENCODERS[real].config
+    return SD15_UNET if family.part == "denoiser" else SD15_VAE
+
+
+def markdown(rows: Iterable[Exported], attention: str) -> str:
+    """The table, one row a component, below the versions and the machine it was made with."""
+    from sdaccel.device import describe
+
+    versions = provenance.versions()
+    names = ("torch", "diffusers")
+    told = [f"{name} {versions[name]}" for name in names if name in versions]
+    told += [f"{name} {_version(name)}" for name in ("onnx", "onnxscript", "onnxruntime")]
+    head = [
+        f"{', '.join(told)}; attention {attention}; seconds of one CPU ({describe().name}) for the "
+        "tiny instance",
+        "",
+        f"| {' | '.join(HEADS)} |",
+        "|---" * len(HEADS) + "|",
+    ]
+    return "\n".join([*head, *map(_line, rows)]) + "\n"
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import version
+
+    return version(name)
+
+
+def _line(row: Exported) -> str:
+    count = weights(row.family)
+    real = [
+        f"{REAL[row.family.name]}: {count / 1e9:.2f} G",
+        f"{4 * count / 1e9:.1f} GB",
+        f"about {_memory(count):.1f} GB",
+    ]
+    if row.reason:
+        cells = [f"fails: {row.reason}", *["-"] * 6]
+    else:
+        cells = [
+            "yes",
+            "pass",
+            *(_worst(row.distances[at : at + 2]) for at in (0, 2)),
+            ", ".join(row.free),
+            str(row.nodes),
+            f"{row.seconds:.0f}",
+        ]
+    shown = [row.family.name, f"`{row.family.model}`", row.component, *cells, *real]
+    return f"| {' | '.join(shown)} |"
+
+
+def _memory(count: int) -> float:
+    """GB in fp32: the module's weights, ONNX Runtime's own copy while the two are compared, and
+    what the packages themselves take."""
+    return (2 * 4 * count + _PACKAGES) / 1e9
+
+
+def _worst(distances: Sequence[Distance]) -> str:
+    from sdaccel.export.parity import TOLERANCE
+
+    worst = max(each.error for each in distances)
+    batches = " and ".join(str(each.size.batch) for each in distances)
+    wrong = "" if worst <= TOLERANCE else ": too far"
+    return f"{worst:.0e}{wrong} (batch {batches})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: every family passes; 1: one does not."""
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(prog="python -m sdaccel.benchmarks export-coverage")
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="all, where none is named")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--attention", choices=("decomposed", "operator"), default="decomposed")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="families at once (1)")
+    options = parser.parse_args(arguments)
+    chosen = list(families(options.families or list(REAL)))
+    rows: list[Exported] = []
+    with Console(stderr=True).status("") as status, _workers(options.jobs) as workers:
+        work = partial(cover, attention=options.attention)
+        for done in workers.imap(work, chosen):
+            rows += done
+            status.update(f"{len({row.family.name for row in rows})} of {len(chosen)} families")
+            if options.output:
+                options.output.write_text(markdown(rows, options.attention), encoding="utf-8")
+    print(markdown(rows, options.attention), end="")
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def _workers(count: int) -> Any:
+    """Processes of one thread: threads that wait for each other cost more than small models."""
+    context = multiprocessing.get_context("spawn")
+    return context.Pool(count, initializer=_one_thread)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
