@@ -19,9 +19,11 @@ NAMED: Mapping[str, tuple[str, ...]] = {
     "eager": _EAGER,
     "lossless": (*_EAGER, "compile"),
     "fast": (*_EAGER, "compile", "precision"),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
 }
 """What each name stands for: `eager` is exact and compiles nothing, `lossless` exact, `fast` in 16
-bit where the machine computes that faster."""
+bit where the machine computes that faster; the names of runtimes let exported graphs compute."""
 
 
 @dataclass(frozen=True)

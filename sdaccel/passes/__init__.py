@@ -22,6 +22,8 @@ _CLASSES = {
     "schedulers": "Schedulers",
     "hoist": "Hoist",
     "step_cache": "StepCache",
+    "onnxruntime": "OnnxRuntime",
+    "openvino": "OpenVino",
 }
 NAMES = tuple(_CLASSES)
 
