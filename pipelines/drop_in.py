@@ -85,7 +85,7 @@ def _loading(original: Callable[..., Any], cls: Any, *args: Any, **options: Any)
     model = _model_of(args, options)
     loading.check_name(model, original.__name__)
     if original.__name__ == "from_pretrained":
-        options = {**loading.exported_modules(model), **options}
+        options = {**loading.exported_modules(model, options), **options}
     with loading.clear_errors(model):
         return original(cls, *args, **options)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,14 @@ def load_pipeline(model: str | Path) -> Any:
         return DiffusionPipeline.from_pretrained(place, **exported_modules(model))
 
 
-def exported_modules(model: object) -> dict[str, Any]:
-    """What stands for the weights that an exported folder lacks; nothing for any other model."""
+def exported_modules(model: object, given: Collection[str] = ()) -> dict[str, Any]:
+    """What stands for the weights that an exported folder lacks, but for components `given`.
+
+    Nothing for any other model.
+    """
     from ..export.sessions_absent import absent_modules, is_export
 
-    return absent_modules(str(model)) if is_export(model) else {}
+    return absent_modules(str(model), given) if is_export(model) else {}
 
 
 def with_sessions(plan: Plan, model: object) -> Plan:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import InputError
 from ..target import dtype_of
 from .sessions_outputs import packed
-from .sessions_shapes import check_sizes
+from .sessions_shapes import check_sizes, resolved
 
 if TYPE_CHECKING:
     import torch
@@ -90,10 +90,9 @@ class Session:
             if value is None:
                 raise UnfitCallError(f"the graph needs '{named[info.name]}', which is not given")
             found[info.name] = as_input(info, value)
-        check_sizes(self.entry.inputs, found)
-        batch = next((each.shape[0] for each in found.values() if each.dim() > 1), 1)
+        sizes = check_sizes(self.entry.inputs, found)
         return {
-            info.name: _fitted(info, found[info.name], batch).contiguous()
+            info.name: _fitted(info, found[info.name], sizes).contiguous()
             for info in self.entry.inputs
         }
 
@@ -173,9 +172,7 @@ def as_input(info: TensorInfo, value: Any) -> torch.Tensor:
     return tensor.to(dtype)
 
 
-def _fitted(info: TensorInfo, tensor: torch.Tensor, batch: int) -> torch.Tensor:
+def _fitted(info: TensorInfo, tensor: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
     """A timestep without dimensions, given to a graph that takes one a sample, is that of all."""
-    if tensor.dim() == 0 and len(info.shape) == 1:
-        size = info.shape[0]
-        return tensor.expand(size if isinstance(size, int) else batch)
-    return tensor
+    shape = resolved(info.shape, sizes)
+    return tensor if tensor.dim() or shape is None else tensor.expand(shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..errors import ExportError
 from ..patch import same_name_subclass
 from ..target import ABSENT
 from .manifest import FILE, Manifest
-from .sessions_parts import HALVES
+from .sessions_parts import HALVES, keeps_frames
 
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
@@ -28,10 +28,11 @@ def is_export(folder: object) -> bool:
     return isinstance(folder, (str, Path)) and (Path(folder).expanduser() / FILE).is_file()
 
 
-def absent_modules(folder: str | Path) -> dict[str, Any]:
+def absent_modules(folder: str | Path, given: Collection[str] = ()) -> dict[str, Any]:
     """A module without weights for each component that a folder has graphs of, by its name.
 
-    Raises `ExportError` for a folder that this version can't read.
+    Those that are `given` are left out. Raises `ExportError` for a folder that this version can't
+    read.
     """
     home = Path(folder).expanduser()
     manifest = Manifest.read(home)
@@ -40,6 +41,7 @@ def absent_modules(folder: str | Path) -> dict[str, Any]:
         return {
             name: _absent(home, name, _DTYPES.get(precision, "float32"), *index[name])
             for name, precision in _exported(manifest).items()
+            if name not in given
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
@@ -73,6 +75,11 @@ def _absent(home: Path, name: str, dtype: str, library: str, class_name: str) ->
     kind = getattr(import_module(library), class_name)
     with init_empty_weights():
         module = _made(kind, home / name)
+    if keeps_frames(module):
+        raise ExportError(
+            f"No session takes the place of a {class_name}, for its halves keep frames between "
+            f"calls: give it with its weights, from_pretrained(folder, {name}=...)."
+        )
     module.eval().requires_grad_(False)
     target = getattr(torch, dtype)
     _convert(module, lambda value: value.to(target) if value.is_floating_point() else value)

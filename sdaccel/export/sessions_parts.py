@@ -54,16 +54,18 @@ def _halves(component: Component, manifest: Manifest) -> Iterator[Part]:
         module: Any = getattr(component.module, half, None)
         if component.name != "vae" or name not in manifest.components or module is None:
             continue
-        if hasattr(component.module, "clear_cache"):
-            raise ExportError(
-                f"The {type(component.module).__name__} keeps frames between the calls of its "
-                "halves, which no session can: leave the VAE to torch (parts='denoiser')."
-            )
+        if keeps_frames(component.module):
+            continue
         entry = manifest.component(name)
         _check_class(component, entry)
         first = next(iter(inspect.signature(type(module).forward.__get__(module)).parameters))
         mapped = replace(entry, arguments={info.name: first for info in entry.inputs})
         yield Part(name, mapped, module, getattr(component.module, convolution, None))
+
+
+def keeps_frames(vae: torch.nn.Module) -> bool:
+    """Whether the halves of a VAE are called for some frames at a time, and remember the last."""
+    return hasattr(vae, "clear_cache")
 
 
 def _check_class(component: Component, entry: ComponentEntry) -> None:

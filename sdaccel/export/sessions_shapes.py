@@ -17,8 +17,8 @@ _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _MULTIPLE = re.compile(r"(\d+)\s*\*\s*([A-Za-z_]\w*)")
 
 
-def check_sizes(inputs: Iterable[TensorInfo], given: Mapping[str, torch.Tensor]) -> None:
-    """Raise `InputError` where a tensor has a shape that the graph was not exported for.
+def check_sizes(inputs: Iterable[TensorInfo], given: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """What each symbol stands for; raises `InputError` for a shape that the graph does not take.
 
     A timestep without dimensions passes for one a sample.
     """
@@ -33,6 +33,7 @@ def check_sizes(inputs: Iterable[TensorInfo], given: Mapping[str, torch.Tensor])
                 f"({', '.join(map(str, info.shape))}): draw at such a size, or export the pipeline "
                 "again for this one."
             )
+    return values
 
 
 def resolved(shape: Sequence[int | str], values: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -116,11 +116,13 @@ class SessionPass(Pass):
     def _parts(
         self, target: Target, manifest: Manifest, record: PassRecord
     ) -> list[tuple[Component, Part]]:
-        from ..export.sessions_parts import parts_of
+        from ..export.sessions_parts import keeps_frames, parts_of
 
         found = []
         for component, module in target.each(record, *_KINDS["all"], weights=False):
-            if component.kind in _KINDS[self.parts] or home_of(module) is not None:
+            if component.kind == "vae" and keeps_frames(module):
+                record.refuse(component.name, "its halves keep frames between calls")
+            elif component.kind in _KINDS[self.parts] or home_of(module) is not None:
                 found += [(component, part) for part in parts_of(component, manifest)]
         return found
 
