@@ -74,7 +74,9 @@ def quantize(
     manifest = Manifest.read(source)
     name, module = _denoiser(pipe, manifest)
     _refuse_unfit(manifest.component(name), ("fp32",))
-    ranges, calls = observe(module, draw)
+    computed = _in_graph(Path(source) / manifest.component(name).file)
+    observed, calls = observe(module, draw)
+    ranges = {each: found for each, found in observed.items() if computed(each)}
     judged = {each: found for each, found in ranges.items() if not _begins_with(each, leave_out)}
     spread = calls[:: max(1, len(calls) // max(1, probes))][:probes]
     found = sensitivities(module, judged, spread) if tolerance is not None else {}
@@ -114,12 +116,12 @@ def quantize_weights(
 def _static(
     model: onnx_ir.Model, ranges: Mapping[str, LayerRanges], outputs: bool
 ) -> dict[str, int]:
-    from .quantize_graph import StaticRewrite, layers_of
+    from .quantize_graph import STATIC, StaticRewrite, layers_of
 
     rewrite = StaticRewrite(model, outputs)
     for layer in list(layers_of(model)):
         name = _known(layer.name, ranges)
-        if name is not None:
+        if name is not None and layer.node.op_type in STATIC:
             rewrite.quantize(layer, ranges[name])
     return rewrite.done
 
@@ -131,6 +133,15 @@ def _in_bits(model: onnx_ir.Model, bits: int, block: int) -> dict[str, int]:
     for layer in linear:
         hold_in_bits(model, layer, bits, block)
     return {"MatMulNBits": len(linear)}
+
+
+def _in_graph(file: Path) -> Callable[[str], bool]:
+    import onnx_ir
+
+    from .quantize_graph import STATIC, layers_of
+
+    paths = [each.name for each in layers_of(onnx_ir.load(file)) if each.node.op_type in STATIC]
+    return lambda name: any(f".{each}".endswith(f".{name}") for each in paths)
 
 
 def _known(path: str, ranges: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,8 @@ the layer into one integer kernel:
     W_q = round(W / s_c) in -127..127          s_c of the output channel, max |W_c| / 127
 
 A convolution's output is quantized as well, and its bias is in int32: ONNX Runtime fuses no other.
+Gemm nodes stay as they are: they take a row a sample, such as the timestep's embedding, so there is
+no time to gain, and all layers of a block depend on them.
 
 Weights alone: a linear layer becomes MatMulNBits (ONNX Runtime's own operator), with W in blocks of
 the input channels, each with a scale.
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _DOMAIN = "com.microsoft"
 _ANY_LAYER = ("Conv", "MatMul", "Gemm")
+STATIC = ("Conv", "MatMul")
+"""The operators that are computed in int8."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ class StaticRewrite:
         assert layer.weight.const_value is not None
         values = layer.weight.const_value.numpy().astype(np.float32)
         others = tuple(each for each in range(values.ndim) if each != layer.axis)
-        scales = np.maximum(np.abs(values).max(axis=others), 1e-12).astype(np.float32) / 127
+        largest = np.abs(values).max(axis=others)
+        scales: np.ndarray = np.maximum(largest, 1e-12).astype(np.float32) / np.float32(127)
         if layer.weight not in self._weights:
             spread = np.expand_dims(scales, others)
             quantized = np.clip(np.rint(values / spread), -127, 127).astype(np.int8)

@@ -83,7 +83,8 @@ def _absent(home: Path, name: str, dtype: str, library: str, class_name: str) ->
     module.eval().requires_grad_(False)
     target = getattr(torch, dtype)
     _convert(module, lambda value: value.to(target) if value.is_floating_point() else value)
-    object.__setattr__(module, "__class__", _absent_class(type(module)))
+    stock: Any = type(module)
+    object.__setattr__(module, "__class__", _absent_class(stock))
     module.__dict__[ABSENT] = str(home)
     halves = [getattr(module, half, None) for half, _ in HALVES.values()]
     for each in [each for each in halves if each is not None] if name == "vae" else [module]:
@@ -98,7 +99,7 @@ def _made(kind: Any, folder: Path) -> Any:
 
 
 @functools.cache
-def _absent_class(kind: type) -> type:
+def _absent_class(kind: Any) -> type:
     """A module's class, for which moving and casting makes no weights either."""
     return same_name_subclass(kind, {"_apply": _convert})
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +52,30 @@ def test_static_int8_is_near_in_each_runtime_and_not_equal(
     assert 1e-4 < forward_distance(static[0], runtime, "int8") < 0.1
 
 
+def test_onnxruntime_fuses_every_layer_that_was_quantized(
+    static: tuple[Path, Quantized], tmp_path: Path
+) -> None:
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(static[0] / "unet" / "model.onnx"), options)
+    nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+    operators = Counter(each.op_type for each in nodes)
+    assert operators["QLinearConv"] == static[1].done["Conv"]
+    assert operators["MatMulIntegerToFloat"] == static[1].done["MatMul"]
+
+
 def test_convolutions_and_linear_layers_are_in_int8_and_the_ends_are_not(
     static: tuple[Path, Quantized],
 ) -> None:
     folder, made = static
     assert made.done["Conv"] > 10
     assert made.done["MatMul"] > 20
+    assert "Gemm" not in made.done
+    assert not any("time_emb_proj" in each for each in made.sensitivities)
     assert {"conv_in", "conv_out"} <= set(made.left_out)
     assert "conv_in" not in made.sensitivities
     graph = (folder / "unet" / "model.onnx").read_bytes()
@@ -130,8 +150,6 @@ def test_what_can_not_be_quantized_is_refused_and_leaves_no_folder(
 
 
 def test_a_tampered_export_is_not_quantized(exported: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     found = json.loads((copy / "manifest.json").read_text())
