@@ -204,6 +204,28 @@ def test_a_missing_extra_or_provider_is_named(
     assert "pip install sdaccel[onnx]" in sdaccel.report(pipe)["onnxruntime"].refused["pipe"]
 
 
+def test_without_a_folder_it_exports_once_for_the_same_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def export(pipe: Any, place: Path, *, components: Any, precision: str) -> None:
+        made.append((components, precision))
+        shutil.copytree(folder, place)
+
+    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
+    monkeypatch.setattr("sdaccel.export.pipeline.export", export)
+    for _ in range(2):
+        sdaccel.accelerate(tiny.stable_diffusion(), "onnxruntime")
+    assert made == [(["unet"], "fp32")]
+    pipe = tiny.stable_diffusion()
+    pipe.unet.conv_in.bias.data.add_(1)
+    sdaccel.accelerate(pipe, "onnxruntime")
+    assert len(made) == 2
+    with pytest.raises(PassError, match="has to be calibrated"):
+        sdaccel.accelerate(pipe, "onnxruntime", onnxruntime={"precision": "int8"})
+
+
 def test_a_folder_alone_makes_a_pipe(folder: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(str(folder), plan="none+memory_format")
     pipe.set_progress_bar_config(disable=True)
