@@ -22,7 +22,8 @@ def packed(module: Any, outputs: Mapping[str, torch.Tensor], return_dict: bool) 
     graph whose only output has no name of a field (a VAE's half) returns that tensor.
     """
     fields = _nested(outputs, _layers(module))
-    kind = output_class(type(module))
+    module_class: Any = type(module)
+    kind = output_class(module_class)
     if kind is None:
         return next(iter(fields.values())) if len(fields) == 1 else tuple(fields.values())
     return kind(**fields) if return_dict else tuple(fields.values())
@@ -32,7 +33,7 @@ def packed(module: Any, outputs: Mapping[str, torch.Tensor], return_dict: bool) 
 def output_class(module_class: Any) -> Any:
     """The class that a module's forward returns, from its annotation; None for a plain tensor."""
     from diffusers.utils import BaseOutput
-    from transformers.utils import ModelOutput
+    from transformers.utils.generic import ModelOutput
 
     forward = inspect.unwrap(module_class.forward)
     try:
