@@ -65,9 +65,10 @@ class Rung:
 def rung(name: str) -> Rung:
     """A rung by its name, or any plan expression; raises `BenchmarkError` for anything else."""
     from .controls import fewer_steps
+    from .export_rungs import EXPORTS
     from .peer_rungs import PEERS
 
-    known = {each.name: each for each in (*_STOCK_AND_PEERS, *PEERS)}
+    known = {each.name: each for each in (*_STOCK_AND_PEERS, *PEERS, *EXPORTS)}
     found = known.get(name) or fewer_steps(name)
     if found is not None:
         return found

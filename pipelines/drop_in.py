@@ -27,7 +27,10 @@ _MORE = """
         for stock) and `strict` (False; raise where a pass refuses). {note}
 """
 _NOTES = {
-    "from_pretrained": "Raises `ModelNotFoundError` where there is no model to load.",
+    "from_pretrained": (
+        "Raises `ModelNotFoundError` where there is no model to load. Of an exported folder its "
+        "graphs compute, in ONNX Runtime or by the plan 'openvino'."
+    ),
     "from_single_file": "Raises `ModelNotFoundError` where there is no model to load.",
     "from_pipe": "Without a `dtype` the components keep theirs; stock casts them to float32.",
 }
@@ -67,7 +70,10 @@ def _member(stock: Any, verb: str) -> Any:
     ) -> Any:
         chosen = Plan.of(plan)
         pipe = call(original, cls, *args, **options)
-        return pipe if plan is None else accelerate(pipe, chosen, strict=strict)
+        if plan is None:
+            return pipe
+        model = _model_of(args, options) if verb == "from_pretrained" else None
+        return accelerate(pipe, loading.with_sessions(chosen, model), strict=strict)
 
     member.__name__, member.__qualname__ = verb, f"{stock.__name__}.{verb}"
     member.__doc__ = (original.__doc__ or "") + _MORE.format(note=_NOTES[verb])
@@ -76,11 +82,17 @@ def _member(stock: Any, verb: str) -> Any:
 
 def _loading(original: Callable[..., Any], cls: Any, *args: Any, **options: Any) -> Any:
     """`from_pretrained` or `from_single_file`, with clear errors where there is no such model."""
-    keyword = next((name for name in options if name.startswith("pretrained_model")), "")
-    model = args[0] if args else options.get(keyword)
+    model = _model_of(args, options)
     loading.check_name(model, original.__name__)
+    if original.__name__ == "from_pretrained":
+        options = {**loading.exported_modules(model, options), **options}
     with loading.clear_errors(model):
         return original(cls, *args, **options)
+
+
+def _model_of(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    keyword = next((name for name in options if name.startswith("pretrained_model")), "")
+    return args[0] if args else options.get(keyword)
 
 
 def _sharing(original: Callable[..., Any], cls: Any, pipeline: Any, **options: Any) -> Any:

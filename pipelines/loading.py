@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotFoundError
+from ..plan import Plan
 
 _EMBEDDED = "shapes-"
 _INDEX = "model_index.json"
@@ -36,7 +37,30 @@ def load_pipeline(model: str | Path) -> Any:
             return _from_checkpoint(path)
         from diffusers import DiffusionPipeline
 
-        return DiffusionPipeline.from_pretrained(str(path) if path.exists() else model)
+        place = str(path) if path.exists() else model
+        return DiffusionPipeline.from_pretrained(place, **exported_modules(model))
+
+
+def exported_modules(model: object, given: Collection[str] = ()) -> dict[str, Any]:
+    """What stands for the weights that an exported folder lacks, but for components `given`.
+
+    Nothing for any other model.
+    """
+    from ..export.sessions_absent import absent_modules, is_export
+
+    return absent_modules(str(model), given) if is_export(model) else {}
+
+
+def with_sessions(plan: Plan, model: object) -> Plan:
+    """A plan under which an exported folder's graphs are computed, by ONNX Runtime unless it says.
+
+    A plan for any other model is left as it is.
+    """
+    from ..export.sessions_absent import denoiser_precision, is_export
+
+    if not is_export(model) or "onnxruntime" in plan or "openvino" in plan:
+        return plan
+    return plan.override(onnxruntime={"precision": denoiser_precision(str(model))})
 
 
 def check_name(model: object, verb: str | None = None) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["denoiser", "vae", "text_encoder", "other"]
 
+SESSION = "_sdaccel_session"
+"""Under this name a component has the pass whose runtime computes it instead of torch."""
+ABSENT = "_sdaccel_export"
+"""Under this name a module without weights has the exported folder that it stands for."""
 _DENOISER_HOMES = (
     "diffusers.models.unets.",
     "diffusers.models.transformers.",
@@ -113,6 +117,9 @@ class Target:
             owner = shared_by(component.module, self.pipe)
             if owner is not None:
                 record.refuse(component.name, f"shared with a pipe accelerated before ({owner})")
+            elif SESSION in component.module.__dict__:
+                runtime = component.module.__dict__[SESSION]
+                record.refuse(component.name, f"a session computes it (pass {runtime})")
             elif weights and component.obstacle is not None:
                 record.refuse(component.name, component.obstacle)
             else:
@@ -152,12 +159,20 @@ def dtype_of(module: torch.nn.Module) -> torch.dtype:
     return max(weights, key=weights.__getitem__, default=torch.float32)
 
 
+def home_of(module: torch.nn.Module) -> str | None:
+    """The exported folder that a module without weights stands for; None for any other module."""
+    found: str | None = module.__dict__.get(ABSENT)
+    return found
+
+
 def obstacle_of(pipe: Any, module: torch.nn.Module) -> str | None:
     """Why a module's weights can't be changed or compiled in place, in half a sentence, or None."""
     quantizer = getattr(module, "hf_quantizer", None)
     if quantizer is not None or getattr(module, "is_quantized", False):
         method = getattr(getattr(quantizer, "quantization_config", None), "quant_method", "unknown")
         return f"quantized ({getattr(method, 'value', method)})"
+    if ABSENT in module.__dict__:
+        return "without weights (loaded from an export)"
     if getattr(pipe, "hf_device_map", None) or getattr(module, "hf_device_map", None):
         return "spread over devices by a device_map"
     for each in module.modules():

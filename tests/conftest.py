@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDACCEL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Stable Diffusion pipeline as ONNX graphs in a folder."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    import exports
+    import tiny
+
+    return exports.by_hand(tiny.stable_diffusion(), tmp_path_factory.mktemp("exported"))

@@ -12,7 +12,12 @@ import torch
 import sdaccel
 from sdaccel.passes import NAMES, Effect, pass_class
 
-EXACT = [name for name in NAMES if pass_class(name).effect is Effect.EXACT]
+# sessions compute what was exported: passes/test_onnxruntime.py holds them to the same bound
+EXACT = [
+    name
+    for name in NAMES
+    if pass_class(name).effect is Effect.EXACT and not pass_class(name).costly
+]
 # the compiler's own arithmetic is held to the same bound in passes/test_compile.py
 OPTIONS: dict[str, Any] = {"compile": {"backend": "eager"}}
 

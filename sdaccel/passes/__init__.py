@@ -26,6 +26,8 @@ _CLASSES = {
     "step_cache": "StepCache",
     "guidance": "GuidanceReuse",
     "cuda_graph": "CudaGraph",
+    "onnxruntime": "OnnxRuntime",
+    "openvino": "OpenVino",
 }
 NAMES = tuple(_CLASSES)
 

@@ -30,7 +30,8 @@ class Pass(ABC):
 
     `order` sorts the passes of a plan (low first), `conflicts` names the passes that can't be in
     the same plan, `needs` those that must be. One that is `retried` is left out when a generation
-    ends in NaN and runs again, as those are that aren't `EXACT`.
+    ends in NaN and runs again, as those are that aren't `EXACT`. `costly` says, as a clause, why
+    it isn't applied just to see whether it would be.
     """
 
     name: ClassVar[str]
@@ -40,6 +41,7 @@ class Pass(ABC):
     conflicts: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
     retried: ClassVar[bool] = False
+    costly: ClassVar[str] = ""
 
     def refusal(self, target: Target) -> str | None:
         """One sentence on why this pass can't run on `target` at all, or None. Changes nothing."""

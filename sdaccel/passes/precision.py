@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import malloc
 from ..device import faster_dtype
 from ..mapped_file import NoDiskError, map_copies
+from ..target import SESSION
 from .base import Effect, Pass
 from .memory_format import count_calls
 from .parking import PAYS_FROM, in_words
@@ -52,6 +53,8 @@ class Precision(Pass):
         for component in target.components:
             if component.kind != "other" and component.obstacle is not None:
                 return f"{component.name} is {component.obstacle}, and all have to change together"
+            if SESSION in component.module.__dict__:
+                return f"a session computes {component.name}, and all have to change together"
         if self.dtype == "auto":
             choice = faster_dtype(target.device)
             return choice.reason if choice.dtype == torch.float32 else None

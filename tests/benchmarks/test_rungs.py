@@ -105,3 +105,23 @@ def test_a_network_becomes_a_function_of_its_tensors() -> None:
             wanted = module(*args, **kwargs)
             found = function(*tensors)
         assert torch.equal(found, wanted[0] if isinstance(wanted, tuple) else wanted)
+
+
+def test_an_export_without_its_runtime_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    tiny = workload("tiny")
+    with (
+        pytest.raises(Skip, match="onnxruntime is not installed"),
+        rungs.rung("export-onnxruntime-int8").open(tiny.build(), tiny),
+    ):
+        pass
+
+
+def test_an_export_needs_a_denoiser() -> None:
+    pytest.importorskip("onnxruntime")
+    decoding = workload("sd15-vae", quick=True)
+    with (
+        pytest.raises(Skip, match="this workload runs none"),
+        rungs.rung("export-onnxruntime-fp32").open(decoding.build(), decoding),
+    ):
+        pass

@@ -1,0 +1,72 @@
+"""Exports made on the fly, kept in the user's cache and found again by what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ExportError
+from ..kernels.native import cache_folder
+from .manifest import FILE, Precision
+
+if TYPE_CHECKING:
+    from ..target import Component
+
+_PACKAGES = ("sdaccel", "torch", "diffusers", "transformers", "onnx", "onnxscript")
+
+
+def cached_export(
+    pipe: Any, components: Collection[Component], names: Collection[str] | None, precision: str
+) -> Path:
+    """The folder with graphs of these components; exported now unless it is there.
+
+    `names` are those in the manifest, None all that the pipe runs. The key is a checksum of the
+    weights, their configs, and the versions of the packages. Raises `ExportError`.
+    """
+    folder = cache_folder() / "exports" / _key(components, names, precision)
+    if not (folder / FILE).is_file():
+        from .pipeline import export
+
+        export(pipe, folder, components=names, precision=_exportable(precision))
+    return folder
+
+
+def _exportable(precision: str) -> Precision:
+    if precision in ("fp32", "fp16", "bf16"):
+        return precision  # type: ignore[return-value]
+    raise ExportError(
+        f"An export in {precision} has to be calibrated: make one with "
+        "sdaccel.export.quantize.quantize, and name its folder."
+    )
+
+
+def _key(components: Iterable[Component], names: Collection[str] | None, precision: str) -> str:
+    digest = hashlib.sha256()
+    versions = {each: _version(each) for each in _PACKAGES}
+    asked = None if names is None else sorted(names)
+    digest.update(json.dumps([versions, asked, precision]).encode())
+    for component in components:
+        config = getattr(component.module, "config", None)
+        digest.update(f"{component.name} {type(component.module).__name__} {config}".encode())
+        _add_weights(digest, component.module)
+    return digest.hexdigest()[:24]
+
+
+def _add_weights(digest: Any, module: Any) -> None:
+    import torch
+
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        plain = value.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(plain.view(torch.uint8).numpy()))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return ""
