@@ -23,9 +23,9 @@ NAMED: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
 }
-"""What each name stands for: `eager` is exact and compiles nothing, `lossless` exact; `balanced` and
-`fast` compute in 16 bit where the machine does that faster, and not every step in full; the names of
-runtimes let exported graphs compute."""
+"""What each name stands for: `eager` is exact and compiles nothing, `lossless` exact; `balanced`
+and `fast` compute in 16 bit where the machine does that faster, and not every step in full; those
+named after runtimes let exported graphs compute."""
 _OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "balanced": {"step_cache": {"budget": 40.0, "interval": 2, "otherwise": "interval"}},
     "fast": {"step_cache": {"budget": 32.0, "interval": 3, "otherwise": "interval"}},
