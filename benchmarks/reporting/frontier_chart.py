@@ -108,24 +108,30 @@ def _labelled(
     for point, row in zip(points, _rows(entries, measure), strict=True):
         point.update(low=ends[0](row), high=ends[1](row), side=_side(row))
     alt = altair()
-    scale = alt.Scale(zero=False, nice=True, padding=14)
-    if shown:
-        scale = alt.Scale(zero=False, nice=True, padding=14, domain={"unionWith": shown})
+    known = [each[name] for each in points for name in ("value", "low", "high")]
+    all_shown = [*shown, *(each for each in known if each is not None)]
+    domain = [min(all_shown), max(all_shown)]
+    scale = alt.Scale(zero=False, nice=True, padding=14, domain=domain)
     y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
     edges = unbeaten([each for each in points if each["side"] != "others"], "side")
     controls = [each for each in edges if each["side"] == "controls"]
     ours = [each for each in edges if each["side"] == "sdaccel"]
     peers = [each for each in points if each["role"] == wording.PEER]
+    valued, timed = _with(points, "low", "high"), _with(points, "slowest", "fastest")
     layers = [
-        _line(controls, y, "side:N", [4, 3]),
-        _line(ours, y, "side:N", [1, 0]),
-        _spread(points, "value:Q", ("low", "high"), upright=True),
-        _spread(points, "value:Q", ("slowest", "fastest"), upright=False),
+        controls and _line(controls, y, "side:N", [4, 3]),
+        ours and _line(ours, y, "side:N", [1, 0]),
+        valued and _spread(valued, y, "low", "high", upright=True),
+        timed and _spread(timed, y, "slowest", "fastest", upright=False),
         _marks(points, y),
-        _names([*ours, *peers], y, above=True),
-        _names(controls, y, above=False),
+        (ours or peers) and _names([*ours, *peers], y, above=True),
+        controls and _names(controls, y, above=False),
     ]
-    return spec(alt.layer(*layers), _HEIGHT)
+    return spec(alt.layer(*filter(None, layers)), _HEIGHT)
+
+
+def _with(points: Sequence[Point], *names: str) -> list[Point]:
+    return [each for each in points if None not in [each[name] for name in names]]
 
 
 def _side(row: Row) -> str:
@@ -145,15 +151,19 @@ def _line(points: Sequence[Point], y: Any, detail: str, dashes: list[int]) -> An
     return line.encode(x=_x(), y=y, detail=detail, order="speed:Q", color=role_colour())
 
 
-def _spread(points: Sequence[Point], value: str, ends: tuple[str, str], upright: bool) -> Any:
-    """Intervals of the value, or of the speed, where there are any."""
-    alt = altair()
-    known = [each for each in points if None not in (each[ends[0]], each[ends[1]])]
-    rules = alt.Chart(data(known)).mark_rule(opacity=0.45)
-    low, high = f"{ends[0]}:Q", f"{ends[1]}:Q"
+def _spread(points: Sequence[Point], y: Any, low: str, high: str, upright: bool) -> Any:
+    """Intervals of the value, or of the speed."""
+    rules = altair().Chart(data(points)).mark_rule(opacity=0.45)
     if upright:
-        return rules.encode(x=_x(), y=alt.Y(low), y2=high)
-    return rules.encode(x=alt.X(low), x2=high, y=alt.Y(value))
+        return rules.encode(x=_x(), y=_at(y, low), y2=f"{high}:Q")
+    return rules.encode(x=_at(_x(), low), x2=f"{high}:Q", y=y)
+
+
+def _at(channel: Any, name: str) -> Any:
+    """The same axis for another of a point's numbers."""
+    found = channel.copy()
+    found.shorthand = f"{name}:Q"
+    return found
 
 
 def _names(points: Sequence[Point], y: Any, above: bool) -> Any:
