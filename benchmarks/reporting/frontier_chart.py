@@ -118,16 +118,17 @@ def _labelled(
     ours = [each for each in edges if each["side"] == "sdaccel"]
     peers = [each for each in points if each["role"] == wording.PEER]
     valued, timed = _with(points, "low", "high"), _with(points, "slowest", "fastest")
-    layers = [
-        controls and _line(controls, y, "side:N", [4, 3]),
-        ours and _line(ours, y, "side:N", [1, 0]),
-        valued and _spread(valued, y, "low", "high", upright=True),
-        timed and _spread(timed, y, "slowest", "fastest", upright=False),
-        _marks(points, y),
-        (ours or peers) and _names([*ours, *peers], y, above=True),
-        controls and _names(controls, y, above=False),
-    ]
-    return spec(alt.layer(*filter(None, layers)), _HEIGHT)
+    layers = {
+        "controls": controls and _line(controls, y, "side:N", [4, 3]),
+        "ours": ours and _line(ours, y, "side:N", [1, 0]),
+        "values": valued and _spread(valued, y, "low", "high", upright=True),
+        "speeds": timed and _spread(timed, y, "slowest", "fastest", upright=False),
+        "marks": _marks(points, y),
+        "names_above": (ours or peers) and _names([*ours, *peers], y, above=True),
+        "names_below": controls and _names(controls, y, above=False),
+    }
+    drawn = [layer.properties(name=name) for name, layer in layers.items() if layer]
+    return spec(alt.layer(*drawn), _HEIGHT)
 
 
 def _with(points: Sequence[Point], *names: str) -> list[Point]:

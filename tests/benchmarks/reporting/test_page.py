@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,10 @@ def test_a_headline_that_costs_quality_says_how_much(tmp_path: Path) -> None:
 
 def frontier(page: str, name: str = "psnr") -> dict[str, list[dict[str, Any]]]:
     """What the layers of the first workload's frontier hold."""
-    names = ("controls", "ours", "values", "speeds", "marks", "names above", "names below")
-    layers = charts(page)[f"m0-frontier-{name}-0"]["layer"]
-    return dict(zip(names, (each["data"]["values"] for each in layers), strict=True))
+    drawn: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for layer in charts(page)[f"m0-frontier-{name}-0"]["layer"]:
+        drawn[layer["name"]] = layer["data"]["values"]
+    return drawn
 
 
 def test_approximate_plans_are_drawn_beside_their_controls_with_intervals_and_names(
@@ -198,8 +200,8 @@ def test_approximate_plans_are_drawn_beside_their_controls_with_intervals_and_na
     drawn = frontier(page)
     assert [each["label"] for each in drawn["controls"]] == ["16 steps", "10 steps"]
     names = ["interval 2", "interval 4", "deepcache"]
-    assert [each["label"] for each in drawn["names above"]] == names
-    assert drawn["names below"] == drawn["controls"]
+    assert [each["label"] for each in drawn["names_above"]] == names
+    assert drawn["names_below"] == drawn["controls"]
     assert [(each["low"], each["high"]) for each in drawn["values"][:2]] == [(33, 36), (26, 29)]
     first = drawn["speeds"][0]
     assert first["slowest"] < first["speed"] < first["fastest"]
