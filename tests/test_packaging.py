@@ -100,7 +100,8 @@ def test_nothing_else_is_inside(contents: dict[str, int]) -> None:
     others = {name for name in code if not name.endswith((".py", "/py.typed", "_native.cpp"))}
     others = {name for name in others if not name.startswith("sdaccel/shapes/weights/")}
     reporting = {f"sdaccel/benchmarks/reporting/page.{kind}" for kind in ("html", "css", "js")}
-    assert others == {"sdaccel/benchmarks/results.schema.json", *reporting}
+    calibrations = {f"sdaccel/passes/calibrations/shapes-{name}.json" for name in ("unet", "dit")}
+    assert others == {"sdaccel/benchmarks/results.schema.json", *reporting, *calibrations}
 
 
 def test_the_wheel_takes_at_most_95_megabytes(wheel: Path) -> None:

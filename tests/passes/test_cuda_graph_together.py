@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import caching
@@ -13,7 +14,7 @@ from taping import taped
 
 import sdaccel
 
-pytestmark = pytest.mark.usefixtures("plain_torch")
+pytestmark = pytest.mark.usefixtures("plain_torch", "no_choices")
 Draw = Callable[..., Any]
 
 EXACT = {
@@ -31,6 +32,12 @@ PLANS: dict[str, dict[str, Any]] = {
     "step_cache": {"step_cache": SKIPPING},
     "all": {**EXACT, "hoist": True, "step_cache": SKIPPING},
 }
+
+
+@pytest.fixture
+def no_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Attention by no choice of another test: a tape doesn't see what is machine code."""
+    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
 
 
 def other_pipeline(name: str) -> Any:
