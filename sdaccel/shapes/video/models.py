@@ -35,7 +35,8 @@ def build_autoencoder(**changes: Any) -> AutoencoderKLWan:
     cheap enough to train on a CPU: no 3-D convolution sees more than 24 positions a side. With
     16-fold space and 4-fold time, 25.8 dB after 24 minutes of a core, small things were blobs: the
     checker took 4% of 48 decoded clips for what they show; of this one, after 30 minutes and with a
-    loss that looks at edges, 72% of 32 (29.8 dB held out).
+    loss that looks at edges, 72% of 32 (29.8 dB held out), and after 57, the last 15 of them with
+    small stars and crosses in half of its batches, 92% of 64 (32.0 dB).
     """
     from diffusers import AutoencoderKLWan
 
