@@ -185,20 +185,40 @@ def test_a_layout_says_what_covers_each_cell_at_both_ends_of_a_token() -> None:
     assert not np.array_equal(by_frame[0], by_frame[8])
 
 
-def test_a_batch_of_the_transformer_holds_each_clip_twice_in_true_words() -> None:
+@pytest.mark.parametrize(("kind", "clips"), [((1.0, 9), 8), ((2.5, 3), 20), ((6.0, 1), 48)])
+def test_a_batch_of_the_transformer_holds_each_clip_twice_in_true_words(
+    kind: tuple[float, int], clips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kind in video_latents.KINDS
+    monkeypatch.setattr(video_latents, "KINDS", (kind,))
     torch.manual_seed(0)
     autoencoder = build_autoencoder(**SMALL).eval()
     batch = video_latents.draw_batch(autoencoder, 8, torch.Generator().manual_seed(0))
-    assert batch.latents.shape == (8, 16, 9, 12, 12)
-    assert torch.equal(batch.latents[:4], batch.latents[4:])
-    assert torch.equal(batch.layouts[:4], batch.layouts[4:])
+    half, frames = clips // 2, kind[1]
+    assert batch.latents.shape == (clips, 16, frames, 12, 12)
+    assert batch.layouts.shape == (clips, 2, 36 * frames, 8)
+    assert torch.equal(batch.latents[:half], batch.latents[half:])
+    assert torch.equal(batch.layouts[:half], batch.layouts[half:])
     for first, second, place in zip(
-        batch.prompts[:4], batch.prompts[4:], batch.backgrounds, strict=False
+        batch.prompts[:half], batch.prompts[half:], batch.backgrounds, strict=False
     ):
         scenes = parse(first), parse(second)
         motions = [sorted(actor.motion for actor in scene.actors) for scene in scenes]
         assert motions[0] == motions[1]
         assert all(scene.background in (None, COLOURS[place]) for scene in scenes)
+
+
+def test_the_latents_and_layouts_of_a_clips_beginning_are_the_beginning_of_the_clips() -> None:
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(**SMALL).eval()
+    clip = draw_clip(parse("a large red square moves right on a blue background"), 1)
+    whole = video_latents.encode(autoencoder, clip.pixels[None])
+    for latent_frames in (1, 3):
+        frames = video_latents.frames_of(latent_frames)
+        beginning = video_latents.encode(autoencoder, clip.pixels[None, :frames])
+        assert torch.equal(beginning, whole[:, :, :latent_frames])
+        begun = video_latents.layout(clip, latent_frames)
+        assert np.array_equal(begun, video_latents.layout(clip)[:, : 36 * latent_frames])
 
 
 def test_training_prompts_are_never_held_out_however_they_are_worded() -> None:

@@ -28,7 +28,7 @@ EncodeText = Callable[[list[str]], Tensor]
 
 
 class LayoutHead(nn.Module):
-    """Features of a block, (B, 324, width), to layout scores."""
+    """Features of a block, (B, tokens, width), to layout scores."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class LayoutHead(nn.Module):
         self.background = nn.Linear(width, len(COLOURS))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of colour and shape, (B, 324, 8, classes), and of the background, (B, 8)."""
+        """Scores of colour and shape, (B, tokens, 8, classes), and of the background, (B, 8)."""
         features = self.norm(features)
         cells = self.cells(features).unflatten(-1, (2 * CELLS**2, -1))
         colour, shape = cells.split(CELL_CLASSES, -1)

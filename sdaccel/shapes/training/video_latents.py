@@ -3,6 +3,10 @@
 Clips are drawn and encoded while training, so none comes again in another step. In its step each
 stands twice, in two wordings (and with two noises), because encoding it costs nearly half as much
 as learning from it.
+
+Most batches hold only the beginnings of clips: what a star looks like is learned from stills for a
+seventh of the time of whole clips. The autoencoder is causal, so the latents of a beginning are the
+beginning of the latents.
 """
 
 from __future__ import annotations
@@ -20,19 +24,22 @@ from sdaccel.shapes.training.video_data import sample_definite, to_tensor
 from sdaccel.shapes.video.grammar import MovingScene, side_of
 from sdaccel.shapes.video.models import LATENT_CHANNELS, LATENT_FRAMES, LATENT_SIZE, PATCH
 from sdaccel.shapes.video.paths import Path
-from sdaccel.shapes.video.renderer import Clip, draw_clip, local_coordinates
+from sdaccel.shapes.video.renderer import FRAMES, Clip, draw_clip, local_coordinates
 
 CELLS = 2
 REPEATS = 2
+STANDS_FOR = (FRAMES - 1) // (LATENT_FRAMES - 1)
 MIN_COVERED = 0.4
+KINDS = ((1.0, LATENT_FRAMES), (2.5, 3), (6.0, 1))
+"""Batches, each as long to compute: the share of the recipe's clips, and frames of latents."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Standardised latents (B, 16, 9, 12, 12), prompts, and what is where.
+    """Standardised latents (B, 16, F, 12, 12) of F = 1 to 9 frames, prompts, and what is where.
 
-    `layouts` is (B, 2, 324, 8): colour and shape, 0 for background, in 2 x 2 cells of each token at
-    the first and the last frame that it stands for; `backgrounds` is (B,).
+    `layouts` is (B, 2, 36 F, 8): colour and shape, 0 for background, in 2 x 2 cells of each token
+    at the first and the last frame that it stands for; `backgrounds` is (B,).
     """
 
     latents: Tensor
@@ -42,21 +49,28 @@ class Batch:
 
 
 def draw_batch(autoencoder: Any, count: int, generator: torch.Generator) -> Batch:
-    """Draw and encode clips of `count / REPEATS` fresh training scenes."""
+    """Draw and encode fresh training clips of one of KINDS; `count` if they are whole ones."""
     device = str(generator.device)
     seed = int(torch.randint(2**40, (), generator=generator, device=device))
     rng = np.random.default_rng(seed)
-    scenes = [sample_definite(rng) for _ in range(max(1, count // REPEATS))]
+    share, latent_frames = KINDS[int(rng.integers(len(KINDS)))]
+    scenes = [sample_definite(rng) for _ in range(max(1, int(count * share) // REPEATS))]
     clips = [draw_clip(scene, int(rng.integers(2**31))) for scene in scenes]
+    frames = frames_of(latent_frames)
+    pixels = np.stack([clip.pixels[:frames] for clip in clips])
+    layouts = np.stack([layout(clip, latent_frames) for clip in clips] * REPEATS)
     backgrounds = [COLOURS.index(clip.background) for clip in clips]
     return Batch(
-        latents=encode(autoencoder, np.stack([clip.pixels for clip in clips])).repeat(
-            REPEATS, 1, 1, 1, 1
-        ),
+        latents=encode(autoencoder, pixels).repeat(REPEATS, 1, 1, 1, 1),
         prompts=[reword(scene, rng).prompt for scene in scenes * REPEATS],
-        layouts=torch.from_numpy(np.stack([layout(clip) for clip in clips] * REPEATS)).to(device),
+        layouts=torch.from_numpy(layouts).to(device),
         backgrounds=torch.tensor(backgrounds * REPEATS, device=device),
     )
+
+
+def frames_of(latent_frames: int) -> int:
+    """How many frames of a clip as many frames of latents stand for."""
+    return 1 + (latent_frames - 1) * STANDS_FOR
 
 
 def reword(scene: MovingScene, rng: np.random.Generator) -> MovingScene:
@@ -76,7 +90,7 @@ def reword(scene: MovingScene, rng: np.random.Generator) -> MovingScene:
 
 @torch.no_grad()
 def encode(autoencoder: Any, clips: np.ndarray) -> Tensor:
-    """Clips (B, 17, 96, 96, 3) uint8 to standardised latents (B, 16, 9, 12, 12)."""
+    """Clips (B, 2 F - 1, 96, 96, 3) uint8 to standardised latents (B, 16, F, 12, 12)."""
     device = next(autoencoder.parameters()).device
     with torch.autocast(device.type, torch.bfloat16):
         latents = autoencoder.encode(to_tensor(clips, str(device))).latent_dist.mode().float()
@@ -101,12 +115,10 @@ def standardise(autoencoder: Any, clips: np.ndarray) -> None:
     )
 
 
-def layout(clip: Clip) -> np.ndarray:
-    """Colour and shape in each cell, (2, 324, 8) int64 as `Batch` says."""
-    frames = len(clip.pixels)
-    stands_for = (frames - 1) // (LATENT_FRAMES - 1)
-    starts = range(1, frames, stands_for)
-    ends = np.array([(0, 0), *((start, start + stands_for - 1) for start in starts)])
+def layout(clip: Clip, latent_frames: int = LATENT_FRAMES) -> np.ndarray:
+    """Colour and shape in each cell of the first frames, (2, 36 F, 8) int64 as `Batch` says."""
+    starts = range(1, frames_of(latent_frames), STANDS_FOR)
+    ends = np.array([(0, 0), *((start, start + STANDS_FOR - 1) for start in starts)])
     tokens = LATENT_SIZE // PATCH
     side = tokens * CELLS
     cells = np.zeros((2, *ends.shape, side, side), np.int64)
