@@ -9,7 +9,7 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage \
+.PHONY: help setup demo test check lint types bench bench-full bench-peers self-test gpu kernels-all coverage \
     calibrations export-coverage compat clean
 
 help:  ## List the commands
@@ -38,12 +38,16 @@ types: setup  ## Check the types
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 	    --cache-dir $(CURDIR)/.mypy_cache -p sdaccel
 
-bench: setup  ## Measure: rows land under benchmarks/results/, a page of them in outputs/
+bench: setup  ## Measure every workload, scaled down, in 20 minutes: rows under benchmarks/results/, and a page
+	@$(call measure,--workload all --quick)
+
+bench-full: setup  ## Measure Stable Diffusion 1.5 at its real size, and an embedded model, the same way
 	@$(BIN)/python -m pip install --quiet --quiet "$$(grep ^openvino requirements/peers.txt)" || \
 	    echo "OpenVINO could not be installed: its rows will say that it was skipped."
-	@mkdir -p outputs
-	@$(BIN)/python -m sdaccel.benchmarks; measured=$$?; \
-	    $(BIN)/sdaccel bench report benchmarks/results -o outputs/report.html && exit $$measured
+	@$(call measure,)
+
+measure = mkdir -p outputs; $(BIN)/python -m sdaccel.benchmarks $(1); measured=$$?; \
+	$(BIN)/sdaccel bench report benchmarks/results -o outputs/report.html && exit $$measured
 
 bench-peers:  ## Measure beside every peer that pip has, in an environment of its own
 	@.ci/venv $(VENV)-peers -r requirements/peers.txt

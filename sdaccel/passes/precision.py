@@ -19,6 +19,7 @@ from ..target import SESSION
 from .base import Effect, Pass
 from .memory_format import count_calls
 from .parking import PAYS_FROM, in_words
+from .rounding import Lost, Rounding, lost_by, rejoin, to_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -81,32 +82,6 @@ class Precision(Pass):
         record.note(f"rounding moved the weights by {error.relative:.1e} (relative L2)")
 
 
-@dataclass
-class Rounding:
-    """How far rounding moved the weights."""
-
-    moved: float = 0.0
-    norm: float = 0.0
-
-    @property
-    def relative(self) -> float:
-        """Relative L2 distance between the rounded and the original weights."""
-        return float((self.moved / self.norm) ** 0.5) if self.norm else 0.0
-
-    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Take one tensor into account."""
-        self.moved += float((before - after.to(before.dtype)).square().sum())
-        self.norm += float(before.square().sum())
-
-
-@dataclass
-class Lost:
-    """What rounding to bfloat16 took from one tensor, as `residual` has it."""
-
-    low: torch.Tensor
-    upper: torch.Tensor
-
-
 def cast_parameters(
     model: Any, dtype: torch.dtype, patch: Patch, error: Rounding, lost: list[Lost]
 ) -> int:
@@ -117,9 +92,8 @@ def cast_parameters(
     cast = 0
     for tensor in _castable(model):
         before = tensor.data
-        tensor.data = before.to(dtype)
+        tensor.data = to_dtype(before, dtype, error)
         patch.on_undo(_way_back(tensor, before, lost))
-        error.add(before, tensor.data)
         cast += 1
     return cast
 
@@ -149,11 +123,11 @@ def _way_back(tensor: torch.Tensor, before: torch.Tensor, lost: list[Lost]) -> C
     import torch
 
     if tensor.dtype == torch.bfloat16:
-        kept = Lost(*residual(before, tensor.data))
+        kept = lost_by(before, tensor.data)
         lost.append(kept)
 
         def undo() -> None:
-            tensor.data = rejoin(tensor.data, kept.low, kept.upper)
+            tensor.data = rejoin(tensor.data, kept)
 
     else:
         original = before.cpu()
@@ -179,27 +153,3 @@ def _park(lost: list[Lost], record: PassRecord) -> None:
         each.low = each.low.new_empty(0).set_(storage, 0, each.low.shape, each.low.stride())
     mapping.leave_memory()
     record.note(f"{in_words(size)} that rounding took from the weights wait on disk")
-
-
-def residual(full: torch.Tensor, rounded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What rounding float32 to the nearest bfloat16 takes away, in host memory.
-
-    Returns the difference of the bit patterns as int16 (same shape), and for the ties, where -2^15
-    and +2^15 fall together, whether it was the latter (bool, one entry a tie).
-    """
-    import torch
-
-    difference = full.view(torch.int32) - (rounded.view(torch.int16).to(torch.int32) << 16)
-    ties = difference.abs() == 1 << 15
-    return difference.to(torch.int16).cpu(), (difference[ties] > 0).cpu()
-
-
-def rejoin(rounded: torch.Tensor, low: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    """The float32 tensor from its bfloat16 rounding and its `residual`, bit for bit."""
-    import torch
-
-    difference = low.to(device=rounded.device, dtype=torch.int32)
-    ties = difference == -(1 << 15)
-    difference[ties] = (upper.to(rounded.device).to(torch.int32) * 2 - 1) << 15
-    bits = (rounded.view(torch.int16).to(torch.int32) << 16) + difference
-    return bits.view(torch.float32)

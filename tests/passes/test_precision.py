@@ -14,31 +14,8 @@ from sdaccel import mapped_file
 from sdaccel.device import DtypeChoice
 from sdaccel.mapped_file import NoDiskError, map_copies
 from sdaccel.passes import precision
-from sdaccel.passes.precision import rejoin, residual
 
 BF16 = {"dtype": "bfloat16"}
-
-
-def patterns() -> torch.Tensor:
-    """Every upper half of a float32 against the lower halves around the ties."""
-    upper = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
-    lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=torch.int32)
-    return (upper[:, None] | lower[None, :]).view(torch.float32)
-
-
-def test_the_way_back_from_bfloat16_is_exact_for_every_pattern() -> None:
-    full = patterns()
-    full = full[~full.isnan().any(dim=1)]
-    rounded = full.to(torch.bfloat16)
-    back = rejoin(rounded, *residual(full, rounded))
-    assert torch.equal(back.view(torch.int32), full.view(torch.int32))
-
-
-def test_what_is_kept_for_the_way_back_is_no_larger_than_what_was_saved() -> None:
-    full = torch.randn(1000, 100)
-    low, upper = residual(full, full.to(torch.bfloat16))
-    assert low.element_size() * low.numel() == full.nbytes // 2
-    assert upper.numel() < full.numel() / 1000
 
 
 def test_all_parts_change_together_and_the_picture_stays_close() -> None:
