@@ -7,7 +7,7 @@ class in diffusers. The quick ones are whole, and decode less.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdaccel.target import dtype_of
@@ -27,17 +27,17 @@ def _no_inputs(draw: Draw, size: Size) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """A published autoencoder: its class, what it decodes as (channels, [frames,] height, width).
+    """A published autoencoder: its class, and what in its config differs from the defaults.
 
-    Then what it decodes when quick, what in its config differs from the class's defaults, and how
+    Then what it decodes as (channels, [frames,] height, width), what it decodes when quick, and how
     long the clip is.
     """
 
     model: str
+    config: Mapping[str, Any]
     summary: str
     latents: tuple[int, ...]
     quick: tuple[int, ...]
-    config: Mapping[str, Any] = field(default_factory=dict)
     clip: Clip | None = None
 
     @property
@@ -46,94 +46,81 @@ class Autoencoder:
         return Family(self.model, self.model, self.config, _no_inputs, "vae")
 
 
-_KL: Mapping[str, Any] = {
+_KL_CONFIG: Mapping[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
     "sample_size": 1024,
 }
-_KL_16: Mapping[str, Any] = {
-    **_KL,
+_KL_16_CONFIG: Mapping[str, Any] = {
+    **_KL_CONFIG,
     "latent_channels": 16,
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
-_DC_AE_STAGES: Mapping[str, Any] = {
+_DC_STAGES: Mapping[str, Any] = {
     "block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
     "block_out_channels": (128, 256, 512, 512, 1024, 1024),
     "qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
 }
-_DC_AE: Mapping[str, Any] = {
+_DC_CONFIG: Mapping[str, Any] = {
     "latent_channels": 32,
     **{
-        f"{half}_{key}": each
-        for half in ("encoder", "decoder")
-        for key, each in _DC_AE_STAGES.items()
+        f"{half}_{key}": each for half in ("encoder", "decoder") for key, each in _DC_STAGES.items()
     },
     "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
     "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
     "downsample_block_type": "conv",
     "upsample_block_type": "interpolate",
 }
-_COG: Mapping[str, Any] = {
+_COG_CONFIG: Mapping[str, Any] = {
     "down_block_types": ("CogVideoXDownBlock3D",) * 4,
     "up_block_types": ("CogVideoXUpBlock3D",) * 4,
 }
 
+_Kind = tuple[str, Mapping[str, Any]]
+_KL: _Kind = ("AutoencoderKL", _KL_CONFIG)
+_KL_16: _Kind = ("AutoencoderKL", _KL_16_CONFIG)
+_DC: _Kind = ("AutoencoderDC", _DC_CONFIG)
+_QWEN: _Kind = ("AutoencoderKLQwenImage", {})
+_COG: _Kind = ("AutoencoderKLCogVideoX", _COG_CONFIG)
+_LTX: _Kind = ("AutoencoderKLLTXVideo", {})
+_WAN: _Kind = ("AutoencoderKLWan", {})
+_HUNYUAN: _Kind = ("AutoencoderKLHunyuanVideo", {})
+
+_Sizes = tuple[int, ...]
+_PICTURES: Mapping[str, tuple[_Kind, str, _Sizes, _Sizes]] = {
+    "sdxl-vae": (_KL, "SDXL's and PixArt-Sigma's VAE, 1024x1024", (4, 128, 128), (4, 16, 16)),
+    "sd3-vae": (_KL_16, "SD3's and SD3.5's VAE, 1024x1024", (16, 128, 128), (16, 16, 16)),
+    "flux-vae": (_KL_16, "FLUX.1's and Z-Image's VAE, 1024x1024", (16, 128, 128), (16, 16, 16)),
+    "sana-vae": (_DC, "Sana's deep-compression autoencoder, 1024x1024", (32, 32, 32), (32, 4, 4)),
+    "qwen-image-vae": (_QWEN, "Qwen-Image's VAE, 1328x1328", (16, 1, 166, 166), (16, 1, 16, 16)),
+}
+"""Class and config, a sentence, the latents decoded, and those decoded when quick."""
+_CLIPS: Mapping[str, tuple[_Kind, str, tuple[int, int], int, _Sizes, _Sizes]] = {
+    "cogvideox-vae": (_COG, "CogVideoX", (49, 8), 8, (16, 13, 60, 90), (16, 2, 4, 6)),
+    "ltx-vae": (_LTX, "LTX-Video", (121, 24), 32, (128, 16, 15, 22), (128, 2, 2, 3)),
+    "wan2.1-vae": (_WAN, "Wan2.1", (81, 16), 8, (16, 21, 60, 104), (16, 2, 4, 6)),
+    "hunyuan-vae": (_HUNYUAN, "HunyuanVideo", (61, 24), 8, (16, 16, 68, 120), (16, 2, 4, 6)),
+}
+"""Class and config, whose, frames and how many a second, pixels a latent, latents, quick ones."""
+
+
+def _of_clips(
+    kind: _Kind, whose: str, length: tuple[int, int], stride: int, latents: _Sizes, quick: _Sizes
+) -> Autoencoder:
+    *_, height, width = latents
+    summary = f"{whose}'s VAE, {length[0]} frames of {width * stride}x{height * stride}"
+    return Autoencoder(*kind, summary, latents, quick, Clip(*length))
+
+
 AUTOENCODERS: Mapping[str, Autoencoder] = {
-    "sdxl-vae": Autoencoder(
-        "AutoencoderKL", "SDXL's and PixArt-Sigma's VAE, 1024x1024", (4, 128, 128), (4, 16, 16), _KL
-    ),
-    "sd3-vae": Autoencoder(
-        "AutoencoderKL", "SD3's and SD3.5's VAE, 1024x1024", (16, 128, 128), (16, 16, 16), _KL_16
-    ),
-    "flux-vae": Autoencoder(
-        "AutoencoderKL",
-        "FLUX.1's and Z-Image's VAE, 1024x1024",
-        (16, 128, 128),
-        (16, 16, 16),
-        _KL_16,
-    ),
-    "sana-vae": Autoencoder(
-        "AutoencoderDC",
-        "Sana's deep-compression autoencoder, 1024x1024",
-        (32, 32, 32),
-        (32, 4, 4),
-        _DC_AE,
-    ),
-    "qwen-image-vae": Autoencoder(
-        "AutoencoderKLQwenImage", "Qwen-Image's VAE, 1328x1328", (16, 1, 166, 166), (16, 1, 16, 16)
-    ),
-    "cogvideox-vae": Autoencoder(
-        "AutoencoderKLCogVideoX",
-        "CogVideoX's VAE, 49 frames of 720x480",
-        (16, 13, 60, 90),
-        (16, 2, 4, 6),
-        _COG,
-        Clip(49, 8),
-    ),
-    "ltx-vae": Autoencoder(
-        "AutoencoderKLLTXVideo",
-        "LTX-Video's VAE, 121 frames of 704x480",
-        (128, 16, 15, 22),
-        (128, 2, 2, 3),
-        clip=Clip(121, 24),
-    ),
-    "wan2.1-vae": Autoencoder(
-        "AutoencoderKLWan",
-        "Wan2.1's VAE, 81 frames of 832x480",
-        (16, 21, 60, 104),
-        (16, 2, 4, 6),
-        clip=Clip(81, 16),
-    ),
-    "hunyuan-vae": Autoencoder(
-        "AutoencoderKLHunyuanVideo",
-        "HunyuanVideo's VAE, 61 frames of 960x544",
-        (16, 16, 68, 120),
-        (16, 2, 4, 6),
-        clip=Clip(61, 24),
-    ),
+    **{
+        name: Autoencoder(*kind, summary, latents, quick)
+        for name, (kind, summary, latents, quick) in _PICTURES.items()
+    },
+    **{name: _of_clips(*row) for name, row in _CLIPS.items()},
 }
 
 

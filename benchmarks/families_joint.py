@@ -110,6 +110,16 @@ def _prx(draw: Draw, size: Size) -> dict[str, Any]:
     }
 
 
+def _ernie(draw: Draw, size: Size) -> dict[str, Any]:
+    """Text of unequal length, behind the picture."""
+    return {
+        "hidden_states": _latents(draw, size),
+        "text_bth": _text(draw, size),
+        "text_lens": mask(size, size.tokens).sum(1),
+        "timestep": timesteps(size),
+    }
+
+
 def _cog_view(draw: Draw, size: Size) -> dict[str, Any]:
     pixels = 512 * draw(3, size.batch, 2).abs()
     return {
@@ -250,6 +260,22 @@ FAMILIES = (
             "axes_dim": [8, 8],
         },
         _prx,
+    ),
+    Family(
+        "ErnieImage",
+        "ErnieImageTransformer2DModel",
+        {
+            "in_channels": 4,
+            "out_channels": 4,
+            "patch_size": 2,
+            "text_in_dim": TEXT,
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "num_layers": 2,
+            "ffn_hidden_size": 64,
+            "rope_axes_dim": (4, 6, 6),
+        },
+        _ernie,
     ),
     Family(
         "CogView 4",

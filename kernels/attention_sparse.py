@@ -5,7 +5,8 @@
 Shapes: query, key, value and the result as in `attention`; block_mask, boolean, (B or 1, H or 1,
 ceil(S / QUERY_BLOCK), ceil(T / KEY_BLOCK)) says which key block takes part for which query block,
 for blocks of block_size = (QUERY_BLOCK, KEY_BLOCK) tokens, multiples of 16 each. The last may be
-shorter. Where none is chosen the result is zeros.
+shorter. Where none is chosen the result is zeros. What is beyond the limits of `attention` (heads
+of more than 256 channels) plain torch computes.
 
 The mask becomes lists of block numbers on its device: nothing waits for the GPU. A program walks
 over its list, and neither loads nor multiplies what isn't on it. FLOPs and reads of key and value

@@ -6,7 +6,8 @@
 
 Shapes: x (N, C, ...) with any number of pixels; add (N, C); weight and bias (C,); y as x. Both are
 contiguous or both channels-last; x of other strides is copied first, and y is then contiguous.
-Statistics and arithmetic are fp32, rounded once.
+Statistics and arithmetic are fp32, rounded once. Beyond 2^30 pixels, or 16,384 channels a group
+that is read twice, plain torch computes.
 
 Memory: a group of up to 32,768 elements (channels and pixels each rounded up to a power of two) is
 held in registers by one program: one read and one write, 4 bytes an element in 16 bit. Larger ones

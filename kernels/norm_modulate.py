@@ -4,7 +4,8 @@
     y = y * (scale_offset + scale) + shift      scale_offset: 1, or 0 where scale holds it already
 
 Shapes: x (B, ..., C); weight and bias (C,); scale and shift (C,), (B, C), or anything that
-broadcasts to x's shape; y as x, contiguous. Statistics and arithmetic are fp32, rounded once.
+broadcasts to x's shape; y as x, contiguous. Statistics and arithmetic are fp32, rounded once. A
+token is held in registers, so beyond 16,384 channels plain torch computes.
 
 Memory: x is read once and y written once, 4 bytes an element in 16 bit. Plain torch reads and
 writes it twice (norm, then modulate), and up to nine times where the norm is spelled out in fp32.

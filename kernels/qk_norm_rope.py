@@ -8,6 +8,8 @@ side: views into a packed (B, S, 3, H, D) will do, and so will transposed (B, H,
 another number of heads (GQA), or none for query alone, and, where nothing is rotated, of tokens
 (cross-attention). The norm is taken of each head, weight and bias (D,); or across heads, weight and
 bias (H * D,). norm=None only rotates, cos=None only normalises. Arithmetic is fp32, rounded once.
+What one norm is taken of is held in registers: beyond 16,384 channels, heads and channels each
+rounded up to a power of two, plain torch computes.
 
 cos and sin come in all forms of `rotary`: (S, D), (S, D/2), with a batch, with heads; `tables`
 makes them of complex numbers. LTX rotates (B, S, H * D) by tables of that shape: give query as

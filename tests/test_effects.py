@@ -18,7 +18,7 @@ EXACT = [
     for name in NAMES
     if pass_class(name).effect is Effect.EXACT and not pass_class(name).costly
 ]
-# the compiler's own arithmetic is held to the same bound in passes/test_compile.py
+# the compiler's own arithmetic is held to the same bound in passes/test_compiled_region.py
 OPTIONS: dict[str, Any] = {"compile": {"backend": "eager"}}
 
 

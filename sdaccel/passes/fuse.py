@@ -6,6 +6,13 @@ it is: products and attention take most of a block there. Blocks on 2 cores of a
 AVX-512 with bf16), bf16, stock over fused, medians while another process kept a core busy: FLUX
 double 1.2 and single 1.1 (1280 tokens, width 1536), Wan-1.3B 1.1 (1560 tokens), Qwen-Image 1.1,
 PixArt and SD3 1.0. Left alone 1.0 to 1.1, SD3 0.99, then with a tanh-GELU that torch has now.
+
+Of few tokens the host's share shows. Each op of PixArt takes less time than stock's lines (2 x 576
+x 1152 in bf16, 2 threads: norm and modulation 0.36 ms against 0.39, gated residual 0.15 against
+0.19), but finding what can be fused takes the host 0.06 to 0.08 ms an op. One such block, by the
+same weights in turns, took 0.999 to 1.005 of stock's CPU time with one thread and 1.004 to 1.009
+with two, and two copies of stock were 0.7% apart. At 1024x1024 a block has more than seven times
+the work for the same few calls.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Whatever else it is asked for, it computes itself, once, and is that tensor.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,17 +14,21 @@ _PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
 _SUMS = {"add", "__add__", "__radd__"}
 
 
-class Pending(ABC):
-    """A tensor of the shape, dtype and device of `like`, not yet computed."""
+class Pending:
+    """A tensor of the shape, dtype and device of `like`, not yet computed.
+
+    No abstract base class: each forward asks a hundred times whether something is one of these,
+    and is answered seven times as fast.
+    """
 
     def __init__(self, like: torch.Tensor) -> None:
         self._like = like
         self._version = version_of(like)
         self._value: torch.Tensor | None = None
 
-    @abstractmethod
     def _compute(self) -> torch.Tensor:
         """The tensor that this stands for."""
+        raise NotImplementedError
 
     def value(self) -> torch.Tensor:
         """The tensor that this stands for, computed once."""
@@ -120,20 +123,19 @@ def fits(other: Any, like: torch.Tensor) -> bool:
     """Whether `other` is a tensor with which `like` keeps its shape and device."""
     import torch
 
-    return (
-        isinstance(other, torch.Tensor)
-        and other.device == like.device
-        and other.dim() <= like.dim()
-        and all(
-            size in (1, wanted)
-            for size, wanted in zip(other.shape[::-1], like.shape[::-1], strict=False)
-        )
+    if not isinstance(other, torch.Tensor) or other.device != like.device:
+        return False
+    given, wanted = other.shape, like.shape
+    missing = len(wanted) - len(given)
+    return missing >= 0 and all(
+        size in (1, room) for size, room in zip(given, wanted[missing:], strict=True)
     )
 
 
 def aligned(other: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`other` with as many dimensions as `like`: the ops take two for a batch of channels."""
-    return other[(None,) * (like.dim() - other.dim())]
+    missing = like.dim() - other.dim()
+    return other[(None,) * missing] if missing else other
 
 
 def _operator(name: str) -> Any:

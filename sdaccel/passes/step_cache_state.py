@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .step_cache_history import History
+from .streams import Stream, Streams
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -30,23 +31,16 @@ Recorder = Callable[[Hashable, int, Any], None]
 """Is told of all that is kept: which tensor it is, at which step, and its value."""
 
 
-@dataclass
-class Stream:
+@dataclass(eq=False)
+class CachedStream(Stream):
     """What is kept for one call of each step, such as the conditional one.
 
-    `condition` is the tensor of the text, `histories` holds a tensor's values for each key, and
-    `outlines` is for those who skip: what their results look like.
+    `histories` holds a tensor's values for each key, and `outlines` is for those who skip: what
+    their results look like.
     """
 
-    signature: Hashable
-    condition: Any
-    used: bool = True
     histories: dict[Hashable, History] = field(default_factory=dict)
     outlines: dict[Hashable, Any] = field(default_factory=dict)
-
-    def fits(self, signature: Hashable, condition: Any) -> bool:
-        """Whether a call of these sizes and this text may be served."""
-        return self.condition is condition and self.signature == signature
 
 
 @dataclass
@@ -54,7 +48,7 @@ class Call:
     """One forward of the denoiser; `scratch` is for those who skip, for this call alone."""
 
     step: int
-    stream: Stream
+    stream: CachedStream
     shallow: bool
     order: int
     recorder: Recorder | None = None
@@ -92,8 +86,7 @@ class FeatureCache:
         self._given_up = False
         self._record = record
         self._choice: tuple[int, Choice] | None = None
-        self._streams: list[Stream] = []
-        self._place: tuple[int, int] = (0, -1)
+        self._streams = Streams(CachedStream)
         self._asked: tuple[Hashable, Any] | None = None
         self._call: Call | None = None
         self._host: Any = None
@@ -130,7 +123,6 @@ class FeatureCache:
     def reset(self) -> None:
         """Forget everything: a generation begins, or the pipe's call is over."""
         self._streams.clear()
-        self._place = (0, -1)
         self._call = self._asked = self._choice = None
 
     @property
@@ -169,8 +161,8 @@ class FeatureCache:
             self._record.note(f"{self.name}: nothing is skipped while diffusers' own cache is on")
             return None
         choice = self._chosen(total)
-        self._arrive((clock.generation, clock.step))
-        stream, known = self._stream(signature, condition)
+        self._streams.arrive(clock.generation, clock.step)
+        stream, known = self._streams.of(signature, condition)
         full = self._given_up or clock.step in choice.full or clock.step >= total
         if not (known or full):
             self._record.ran[f"{self.name} full for a new text or size"] += 1
@@ -183,30 +175,6 @@ class FeatureCache:
             if reason := self._choice[1].reason:
                 self._record.note(f"{self.name}: {reason}")
         return self._choice[1]
-
-    def _arrive(self, place: tuple[int, int]) -> None:
-        """At a new step only what the step before has used is kept, at a new generation nothing."""
-        if place == self._place:
-            return
-        same = place[0] == self._place[0]
-        self._streams = [each for each in self._streams if same and each.used]
-        for stream in self._streams:
-            stream.used = False
-        self._place = place
-
-    def _stream(self, signature: Hashable, condition: Any) -> tuple[Stream, bool]:
-        """The stream of this call, and whether it was there before.
-
-        It is the first one of the same text and sizes that this step has not used yet. A text that
-        is another object is another text.
-        """
-        for stream in self._streams:
-            if stream.fits(signature, condition) and not stream.used:
-                stream.used = True
-                return stream, True
-        fresh = Stream(signature, condition)
-        self._streams.append(fresh)
-        return fresh, False
 
 
 def signature_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:

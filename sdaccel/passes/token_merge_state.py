@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .step_cache_state import arguments_of, condition_of
+from .streams import Stream, Streams
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Stream:
+class MapStream(Stream):
     """The maps for one call of each step, by block, each with the step that it was made at."""
 
-    condition: Any
-    used: bool = True
     maps: dict[Hashable, tuple[int, TokenMap]] = field(default_factory=dict)
 
 
@@ -49,9 +48,8 @@ class MergeState:
         self.given: Given | None = None
         self._clock = clock
         self._every = every
-        self._streams: list[Stream] = []
-        self._place: tuple[int, int] = (0, -1)
-        self._stream: Stream | None = None
+        self._streams = Streams(MapStream)
+        self._stream: MapStream | None = None
         self._judged: dict[Merging, bool] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MergeState:
@@ -71,10 +69,10 @@ class MergeState:
         condition = condition_of(self.given.arguments)
         if self._clock.scheduler is None:
             self._streams.clear()
-            self._stream = Stream(condition)
+            self._stream = MapStream(None, condition)
         else:
-            self._arrive((self._clock.generation, self._clock.step))
-            self._stream = self._stream_of(condition)
+            self._streams.arrive(self._clock.generation, self._clock.step)
+            self._stream, _ = self._streams.of(None, condition)
 
     def end(self) -> None:
         """The denoiser's forward is over: its forward hook."""
@@ -83,7 +81,6 @@ class MergeState:
     def reset(self) -> None:
         """Forget everything: a generation begins, or the pipe's call is over."""
         self._streams.clear()
-        self._place = (0, -1)
         self.end()
 
     def map_for(
@@ -109,23 +106,3 @@ class MergeState:
             if not self._judged[merging]:
                 self.record.note(f"{self.name}: {merging.reason(rates)}")
         return self._judged[merging]
-
-    def _arrive(self, place: tuple[int, int]) -> None:
-        """At a new step only what the step before has used is kept, at a new generation nothing."""
-        if place == self._place:
-            return
-        same = place[0] == self._place[0]
-        self._streams = [each for each in self._streams if same and each.used]
-        for stream in self._streams:
-            stream.used = False
-        self._place = place
-
-    def _stream_of(self, condition: Any) -> Stream:
-        """The first one of the same text that this step has not used yet, else a new one."""
-        for stream in self._streams:
-            if stream.condition is condition and not stream.used:
-                stream.used = True
-                return stream
-        fresh = Stream(condition)
-        self._streams.append(fresh)
-        return fresh

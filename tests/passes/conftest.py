@@ -1,8 +1,10 @@
-"""The ops on a CPU as a user has them."""
+"""The ops as a user has them, compilers and recorders without a past, and a pipe."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import pytest
 
@@ -18,3 +20,29 @@ def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdaccel.kernels.language.interpreted", lambda: False)
     for operator in operators().values():
         monkeypatch.setattr(operator, "_interpreted", False)
+
+
+@pytest.fixture
+def forget_programs() -> Iterator[None]:
+    """What a test compiles is let go after it."""
+    import torch
+
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def pipe() -> Any:
+    """A pipe that draws 16x16 pictures in milliseconds."""
+    import tiny
+
+    return tiny.stable_diffusion()
+
+
+@pytest.fixture
+def recorder() -> Iterator[Any]:
+    """The tape that stands in for CUDA graphs."""
+    from taping import taped
+
+    with taped() as found:
+        yield found

@@ -10,6 +10,7 @@ import pytest
 import racing
 import tiny
 import torch
+from tiny_transformers import pixart, sd3
 
 import sdaccel
 from sdaccel.errors import PlanError
@@ -76,56 +77,6 @@ def test_so_is_every_attention_of_a_transformer_that_asks_diffusers(race: racing
     assert (tiny.draw_flux(pipe) == picture).all()
     assert record_of(pipe).changed["FluxAttnProcessor"] == 2
     assert record_of(pipe).ran["quick"] == 2 * 2 * 2 + 1
-
-
-def sd3() -> tuple[Any, dict[str, Any]]:
-    from diffusers import SD3Transformer2DModel
-
-    model = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        caption_projection_dim=16,
-        pooled_projection_dim=16,
-        pos_embed_max_size=8,
-        in_channels=4,
-        out_channels=4,
-    )
-    inputs = {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
-        "pooled_projections": torch.randn(2, 16),
-        "timestep": torch.tensor([5.0, 5.0]),
-    }
-    return model, inputs
-
-
-def pixart() -> tuple[Any, dict[str, Any]]:
-    from diffusers import PixArtTransformer2DModel
-
-    model = PixArtTransformer2DModel(
-        sample_size=8,
-        num_layers=2,
-        patch_size=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        cross_attention_dim=16,
-        caption_channels=12,
-        in_channels=4,
-        out_channels=8,
-        use_additional_conditions=False,
-    )
-    inputs = {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 6, 12),
-        "encoder_attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]),
-        "timestep": torch.tensor([5, 5]),
-        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
-    }
-    return model, inputs
 
 
 def cogvideox() -> tuple[Any, dict[str, Any]]:

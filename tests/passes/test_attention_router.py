@@ -19,11 +19,7 @@ from sdaccel.passes.attention_seam import Seam
 from sdaccel.passes.attention_stand_ins import _for_diffusers, stand_ins
 from sdaccel.report import PassRecord
 
-
-@pytest.fixture(autouse=True)
-def forget_programs() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("forget_programs")
 
 
 @pytest.fixture(autouse=True)

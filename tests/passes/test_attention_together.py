@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +20,8 @@ from sdaccel.target import Target
 
 SAMPLE, TEXT = torch.linspace(-1, 1, 256).view(1, 4, 8, 8), torch.linspace(-1, 1, 512)
 
+pytestmark = pytest.mark.usefixtures("forget_programs")
+
 
 @pytest.fixture(autouse=True)
 def race(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> racing.Race:
@@ -29,12 +30,6 @@ def race(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> racing.Race:
     race = racing.Race(monkeypatch)
     race.enter("quick", 0.5)
     return race
-
-
-@pytest.fixture(autouse=True)
-def forget_programs() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
 
 
 def routed(pipe: Any, **passes: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Nothing that was kept for one picture ever serves another one."""
+"""Which steps are computed in full for a new text, and what of another picture is never kept."""
 
 from __future__ import annotations
 
@@ -17,65 +17,8 @@ class StoppedError(Exception):
     pass
 
 
-def fresh(**changes: Any) -> Any:
-    """What a pipe of its own draws."""
-    return draw(cached(tiny.stable_diffusion(), **OPTIONS), **changes)
-
-
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def test_pictures_one_after_the_other_are_those_of_pipes_of_their_own() -> None:
-    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
-    requests: list[dict[str, Any]] = [
-        {"prompt": "a cat"},
-        {"prompt": "a dog", "generator": seeded(7)},
-        {"prompt": ["a cat", "a dog"]},
-        {"prompt": "a cat", "height": 24, "width": 16},
-        {"prompt": "a cat", "guidance_scale": 1.0},
-        {"prompt": "a cat", "num_inference_steps": 15},
-        {"prompt": "a cat"},
-    ]
-    found = [draw(pipe, **each) for each in requests]
-    requests[1]["generator"] = seeded(7)
-    for each, picture in zip(requests, found, strict=True):
-        assert apart(picture, fresh(**each)) == 0
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_pipe_that_draws_amid_another_s_steps_changes_nothing(shared: bool) -> None:
-    """With a UNet of its own, or with the same one and no acceleration of its own."""
-    outer = cached(tiny.stable_diffusion(), **OPTIONS)
-    if shared:
-        inner = tiny.stable_diffusion(unet=outer.unet)
-        wanted = draw(tiny.stable_diffusion(), prompt="a dog")
-    else:
-        inner = cached(tiny.stable_diffusion(), **OPTIONS)
-        wanted = fresh(prompt="a dog")
-    amid = []
-
-    def interrupt(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step in (0, 4):
-            amid.append(draw(inner, prompt="a dog"))
-        return kwargs
-
-    found = draw(outer, prompt="a cat", callback_on_step_end=interrupt)
-    assert apart(found, fresh(prompt="a cat")) == 0
-    assert [apart(each, wanted) for each in amid] == [0, 0]
-
-
-def test_after_an_interruption_the_next_picture_starts_with_nothing() -> None:
-    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
-
-    def interrupt(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 4:
-            raise StoppedError
-        return kwargs
-
-    with pytest.raises(StoppedError):
-        draw(pipe, prompt="a dog", callback_on_step_end=interrupt)
-    assert apart(draw(pipe, prompt="a cat"), fresh(prompt="a cat")) == 0
 
 
 def test_an_interruption_within_a_call_leaves_nothing_half_kept() -> None:

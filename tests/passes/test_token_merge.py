@@ -10,6 +10,7 @@ import tiny
 import torch
 from caching import STEPS, apart, controlnet, draw, flux
 from merging import merging, record
+from tiny_transformers import pixart, sd3
 
 import sdaccel
 from sdaccel.clock import Clock
@@ -156,51 +157,12 @@ def test_layers_counts_resolutions_of_a_unet_and_blocks_of_a_transformer() -> No
     assert record(pipe).changed == {"transformer attentions of fewer tokens": 2}
 
 
-def sd3() -> tuple[Any, dict[str, Any]]:
-    from diffusers import SD3Transformer2DModel
-
-    model = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        num_layers=2,
-        in_channels=4,
-        out_channels=4,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        caption_projection_dim=16,
-        pooled_projection_dim=16,
-        pos_embed_max_size=8,
-    )
-    return model, {"pooled_projections": random(2, 16), "encoder_hidden_states": random(2, 6, 16)}
-
-
-def pixart() -> tuple[Any, dict[str, Any]]:
-    from diffusers import PixArtTransformer2DModel
-
-    model = PixArtTransformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        num_layers=2,
-        in_channels=4,
-        out_channels=8,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        cross_attention_dim=16,
-        caption_channels=16,
-        use_additional_conditions=False,
-    )
-    sizes = {"resolution": None, "aspect_ratio": None}
-    return model, {"added_cond_kwargs": sizes, "encoder_hidden_states": random(2, 6, 16)}
-
-
 @pytest.mark.parametrize("make", [sd3, pixart])
 @torch.no_grad()
 def test_transformers_of_patches_are_merged(make: Any) -> None:
     model, inputs = make()
     pipe = tiny.flux()
-    pipe.register_modules(transformer=model.eval())
-    inputs = {**inputs, "hidden_states": random(2, 4, 8, 8), "timestep": torch.tensor([5, 5])}
+    pipe.register_modules(transformer=model)
     stock = model(**inputs).sample
     merging(pipe)
     assert not torch.allclose(model(**inputs).sample, stock)
