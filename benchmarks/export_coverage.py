@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import provenance
 from .architectures import SD15_UNET, SD15_VAE
 from .families import Family, families
 
@@ -111,11 +110,11 @@ def _component(family: Family, name: str, attention: Any) -> Exported:
         job = Job(name, model, example, torch.float32)
         try:
             entry = export_component(job, Path(folder), attention, check=False)
+            seconds = time.process_time() - start
+            path = Path(folder) / entry.file
+            found = distances(form_of(name, model), example, path, entry.inputs)
         except ExportError as error:
-            return Exported(family, name, str(error))
-        seconds = time.process_time() - start
-        path = Path(folder) / entry.file
-        found = distances(form_of(name, model), example, path, entry.inputs)
+            return Exported(family, name, str(error).replace(f"{folder}/", ""))
         nodes = len(onnx.load(path, load_external_data=False).graph.node)
     dims = {dim for each in entry.inputs for dim in each.shape if isinstance(dim, str)}
     return Exported(family, name, "", found, tuple(sorted(dims)), nodes, seconds)
@@ -149,12 +148,8 @@ def markdown(rows: Iterable[Exported], attention: str) -> str:
     """The table, one row a component, below the versions and the machine it was made with."""
     from sdaccel.device import describe
 
-    versions = provenance.versions()
-    names = ("torch", "diffusers")
-    told = [f"{name} {versions[name]}" for name in names if name in versions]
-    told += [f"{name} {_version(name)}" for name in ("onnx", "onnxscript", "onnxruntime")]
     head = [
-        f"{', '.join(told)}; attention {attention}; seconds of one CPU ({describe().name}) for the "
+        f"{versions()}; attention {attention}; seconds of one CPU ({describe().name}) for the "
         "tiny instance",
         "",
         f"| {' | '.join(HEADS)} |",
@@ -163,10 +158,12 @@ def markdown(rows: Iterable[Exported], attention: str) -> str:
     return "\n".join([*head, *map(_line, rows)]) + "\n"
 
 
-def _version(name: str) -> str:
+def versions() -> str:
+    """The packages that make a graph and compute it, with their versions."""
     from importlib.metadata import version
 
-    return version(name)
+    names = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def _line(row: Exported) -> str:
@@ -182,7 +179,7 @@ def _line(row: Exported) -> str:
         cells = [
             "yes",
             "pass",
-            *(_worst(row.distances[at : at + 2]) for at in (0, 2)),
+            *(worst(row.distances[at : at + 2]) for at in (0, 2)),
             ", ".join(row.free),
             str(row.nodes),
             f"{row.seconds:.0f}",
@@ -197,13 +194,14 @@ def _memory(count: int) -> float:
     return (2 * 4 * count + _PACKAGES) / 1e9
 
 
-def _worst(distances: Sequence[Distance]) -> str:
+def worst(distances: Sequence[Distance]) -> str:
+    """The largest distance, how many samples the inputs had, and whether it is too far."""
     from sdaccel.export.parity import TOLERANCE
 
-    worst = max(each.error for each in distances)
+    largest = max(each.error for each in distances)
     batches = " and ".join(str(each.size.batch) for each in distances)
-    wrong = "" if worst <= TOLERANCE else ": too far"
-    return f"{worst:.0e}{wrong} (batch {batches})"
+    wrong = "" if largest <= TOLERANCE else ": too far"
+    return f"{largest:.0e}{wrong} (batch {batches})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
