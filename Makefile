@@ -10,7 +10,7 @@ export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint types bench bench-peers self-test gpu kernels-all coverage \
-    calibrations export-coverage compat clean
+    calibrations export-coverage export-real-size compat clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -67,6 +67,9 @@ calibrations: setup  ## Measure anew which steps of the embedded models may be s
 
 export-coverage: setup  ## Export a tiny instance of the model families as ONNX, compare, into a table
 	$(BIN)/python -W ignore -m sdaccel.benchmarks export-coverage --output benchmarks/results/export-coverage.md
+
+export-real-size: setup  ## Export SD 1.5's UNet and VAE at their real size, compare, into a table
+	$(BIN)/python -W ignore -m sdaccel.benchmarks export-real-size --output benchmarks/results/export-real-size.md
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat
