@@ -9,8 +9,8 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-full bench-peers self-test gpu kernels-all coverage \
-    calibrations export-coverage compat clean
+.PHONY: help setup demo test check lint types bench bench-full bench-peers self-test gpu kernels-all \
+    coverage calibrations export-coverage export-real-size compat clean
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,7 +38,7 @@ types: setup  ## Check the types
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 	    --cache-dir $(CURDIR)/.mypy_cache -p sdaccel
 
-bench: setup  ## Measure every workload, scaled down, in 20 minutes: rows under benchmarks/results/, and a page
+bench: setup  ## Measure every workload, scaled down, in 20 minutes: rows in benchmarks/results/, and a page
 	@$(call measure,--workload all --quick)
 
 bench-full: setup  ## Measure Stable Diffusion 1.5 at its real size, and an embedded model, the same way
@@ -71,6 +71,9 @@ calibrations: setup  ## Measure anew which steps of the embedded models may be s
 
 export-coverage: setup  ## Export a tiny instance of the model families as ONNX, compare, into a table
 	$(BIN)/python -W ignore -m sdaccel.benchmarks export-coverage --output benchmarks/results/export-coverage.md
+
+export-real-size: setup  ## Export SD 1.5's UNet and VAE at their real size, compare, into a table
+	$(BIN)/python -W ignore -m sdaccel.benchmarks export-real-size --output benchmarks/results/export-real-size.md
 
 compat:  ## Run the tests with the oldest and the newest Python, torch and diffusers
 	@.ci/compat

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alone": _alone,
         "coverage": _coverage,
         "export-coverage": _export_coverage,
+        "export-real-size": _export_real_size,
         "hoist": _hoist,
         "host-time": _host_time,
         "self-test": _self_test,
@@ -188,6 +189,12 @@ def _export_coverage(given: Sequence[str]) -> int:
     from .export_coverage import main as cover
 
     return cover(given)
+
+
+def _export_real_size(given: Sequence[str]) -> int:
+    from .export_real import main as measure
+
+    return measure(given)
 
 
 def _hoist(given: Sequence[str]) -> int:

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import provenance
 from .architectures import SD15_UNET, SD15_VAE
 from .families import Family, families
 
@@ -38,7 +37,7 @@ HEADS = (
     "CPU seconds",
     "real size: weights",
     "file in fp32",
-    "host memory to export it in fp32 (estimate)",
+    "host memory to export and compare it in fp32 (estimate)",
 )
 REAL: Mapping[str, str] = {
     "SD 1.5": "Stable Diffusion 1.5",
@@ -61,8 +60,9 @@ REAL: Mapping[str, str] = {
 stand beside them."""
 
 
-_PACKAGES = 1 << 30
-"""Bytes: resident in a process that exported tiny models, which have no weights to speak of."""
+_BESIDE = 1.2e9
+"""Bytes beside the weights: with SD 1.5's UNet at its real size 8.1 GB were resident at most, and
+twice its weights are 6.9 (`export-real-size`)."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def _component(family: Family, name: str, attention: Any) -> Exported:
         job = Job(name, model, example, torch.float32)
         try:
             entry = export_component(job, Path(folder), attention, check=False)
+            seconds = time.process_time() - start
+            path = Path(folder) / entry.file
+            found = distances(form_of(name, model), example, path, entry.inputs)
         except ExportError as error:
-            return Exported(family, name, str(error))
-        seconds = time.process_time() - start
-        path = Path(folder) / entry.file
-        found = distances(form_of(name, model), example, path, entry.inputs)
+            return Exported(family, name, str(error).replace(f"{folder}/", ""))
         nodes = len(onnx.load(path, load_external_data=False).graph.node)
     dims = {dim for each in entry.inputs for dim in each.shape if isinstance(dim, str)}
     return Exported(family, name, "", found, tuple(sorted(dims)), nodes, seconds)
@@ -149,12 +149,8 @@ def markdown(rows: Iterable[Exported], attention: str) -> str:
     """The table, one row a component, below the versions and the machine it was made with."""
     from sdaccel.device import describe
 
-    versions = provenance.versions()
-    names = ("torch", "diffusers")
-    told = [f"{name} {versions[name]}" for name in names if name in versions]
-    told += [f"{name} {_version(name)}" for name in ("onnx", "onnxscript", "onnxruntime")]
     head = [
-        f"{', '.join(told)}; attention {attention}; seconds of one CPU ({describe().name}) for the "
+        f"{versions()}; attention {attention}; seconds of one CPU ({describe().name}) for the "
         "tiny instance",
         "",
         f"| {' | '.join(HEADS)} |",
@@ -163,10 +159,12 @@ def markdown(rows: Iterable[Exported], attention: str) -> str:
     return "\n".join([*head, *map(_line, rows)]) + "\n"
 
 
-def _version(name: str) -> str:
+def versions() -> str:
+    """The packages that make a graph and compute it, with their versions."""
     from importlib.metadata import version
 
-    return version(name)
+    names = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def _line(row: Exported) -> str:
@@ -182,7 +180,7 @@ def _line(row: Exported) -> str:
         cells = [
             "yes",
             "pass",
-            *(_worst(row.distances[at : at + 2]) for at in (0, 2)),
+            *(worst(row.distances[at : at + 2]) for at in (0, 2)),
             ", ".join(row.free),
             str(row.nodes),
             f"{row.seconds:.0f}",
@@ -194,16 +192,17 @@ def _line(row: Exported) -> str:
 def _memory(count: int) -> float:
     """GB in fp32: the module's weights, ONNX Runtime's own copy while the two are compared, and
     what the packages themselves take."""
-    return (2 * 4 * count + _PACKAGES) / 1e9
+    return (2 * 4 * count + _BESIDE) / 1e9
 
 
-def _worst(distances: Sequence[Distance]) -> str:
+def worst(distances: Sequence[Distance]) -> str:
+    """The largest distance, how many samples the inputs had, and whether it is too far."""
     from sdaccel.export.parity import TOLERANCE
 
-    worst = max(each.error for each in distances)
+    largest = max(each.error for each in distances)
     batches = " and ".join(str(each.size.batch) for each in distances)
-    wrong = "" if worst <= TOLERANCE else ": too far"
-    return f"{worst:.0e}{wrong} (batch {batches})"
+    wrong = "" if largest <= TOLERANCE else ": too far"
+    return f"{largest:.0e}{wrong} (batch {batches})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -40,7 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What `sdaccel compare` takes."""
     parser.add_argument("first", metavar="PLAN_A", help="the plan to hold it against: stock, ...")
     parser.add_argument(
-        "second", metavar="PLAN_B", help="the plan to judge: lossless, balanced, ..."
+        "second",
+        metavar="PLAN_B",
+        help="the plan to judge: lossless, onnxruntime[folder=F,precision=int8]",
     )
     models.add_model_options(parser)
     add = parser.add_argument
@@ -65,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Draw with both plans, measure, show; raises `GateError` where the plan may not be used."""
-    plans = [Plan.of(None if each == STOCK else each) for each in (options.first, options.second)]
+    plans = [_plan(each) for each in (options.first, options.second)]
     chosen = prompts.choose(options.model, options.prompts, options.evaluation, options.count)
     request = _request(options, chosen)
     _check_sheet(options.output)
@@ -78,6 +80,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     task.check(pipe)
     outcome = _compare(pipe, task, plans, options, terminal)
     return _tell(outcome, options.output, options.rows, terminal)
+
+
+def _plan(asked: str) -> Plan:
+    from ..benchmarks.plan_options import plan_of
+
+    return Plan.of(None) if asked == STOCK else plan_of(asked)
 
 
 def _compare(

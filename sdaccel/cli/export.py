@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
+from . import models, prompts
+from .paired_drawing import Task
+from .request import Request
+
 if TYPE_CHECKING:
+    from ..export.manifest import Manifest
     from .terminal import Terminal
+
+Told = Callable[[str, int, int], None]
+_PROMPTS, _BEHIND = 8, 1000
+"""How many prompts int8 is calibrated on, and how many of an embedded model's own are before them:
+comparisons begin at the first."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +29,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="shapes-unet, shapes-dit, a hub id, a folder or a file")
     add("--to", choices=("onnx",), default="onnx", help="what to write (onnx)")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    add("--precision", choices=("fp32", "fp16", "bf16"), help="of the graphs (as the weights are)")
+    add(
+        "--precision",
+        choices=("fp32", "fp16", "bf16", "int8"),
+        help="of the graphs (as the weights are); int8: the denoiser's, calibrated on prompts",
+    )
+    add("--prompts", type=Path, metavar="FILE", help="for int8 (an embedded model has its own)")
+    add("--steps", type=int, metavar="N", help="for int8: denoising steps (the model's own, or 25)")
+    add("--float-outputs", action="store_true", help="int8 for OpenVINO: convolutions give floats")
     add("--components", nargs="+", metavar="NAME", help="unet, vae_decoder, ... (all)")
     add(
         "--attention",
@@ -32,9 +52,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..export import export
     from ..pipelines.loading import load_pipeline
 
+    chosen = _calibration_prompts(options)
     with terminal.step(f"loading {options.model}", spinner=False):
         pipe = load_pipeline(options.model)
     title = f"exporting {options.model}"
@@ -43,17 +63,14 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         task = progress.add_task(title)
-        manifest = export(
-            pipe,
-            options.output,
-            components=options.components,
-            precision=options.precision,
-            attention=options.attention,
-            check=not options.no_check,
-            tell=lambda what, done, total: progress.update(
-                task, description=what, completed=done, total=total
-            ),
-        )
+
+        def tell(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        if chosen:
+            manifest = _export_int8(pipe, options, _task(options, chosen), tell, terminal)
+        else:
+            manifest = _export(pipe, options.output, options, options.precision, tell)
     sizes = {name: _megabytes(options.output, entry) for name, entry in manifest.components.items()}
     for name, entry in manifest.components.items():
         told = f"{entry.class_name}, {entry.precision}, {sizes[name]:.1f} MB"
@@ -63,6 +80,65 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         "folder": str(options.output.resolve()),
         "components": {name: each.to_json() for name, each in manifest.components.items()},
     }
+
+
+def _export(
+    pipe: Any, folder: Path, options: argparse.Namespace, precision: Any, tell: Told
+) -> Manifest:
+    from ..export import export
+
+    return export(
+        pipe,
+        folder,
+        components=options.components,
+        precision=precision,
+        attention=options.attention,
+        check=not options.no_check,
+        tell=tell,
+    )
+
+
+def _export_int8(
+    pipe: Any, options: argparse.Namespace, task: Task, tell: Told, terminal: Terminal
+) -> Manifest:
+    """In fp32 beside the folder for a while, and from there with the denoiser in int8."""
+    from ..export.quantize import quantize
+    from ..export.space import check_new
+
+    task.check(pipe)
+    check_new(options.output)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".fp32-") as made:
+        whole = Path(made) / "fp32"
+        _export(pipe, whole, options, "fp32", tell)
+        found = quantize(
+            whole,
+            options.output,
+            pipe,
+            lambda: task.draw(pipe, "calibrating"),
+            outputs=not options.float_outputs,
+        )
+    done = ", ".join(f"{count} {operator}" for operator, count in found.done.items())
+    terminal.say(f"in int8: {done}; {len(found.left_out)} layers keep their precision")
+    return found.manifest
+
+
+def _calibration_prompts(options: argparse.Namespace) -> list[str]:
+    """What int8 is calibrated on; nothing where it is not asked for."""
+    if options.precision != "int8":
+        for name in ("prompts", "steps", "float_outputs"):
+            if getattr(options, name):
+                raise InputError(f"--{name.replace('_', '-')} is for --precision int8.")
+        return []
+    if options.prompts is not None:
+        return prompts.choose(options.model, options.prompts, False, None)
+    return prompts.choose(options.model, None, False, _BEHIND + _PROMPTS)[_BEHIND:]
+
+
+def _task(options: argparse.Namespace, chosen: list[str]) -> Task:
+    defaults = models.call_defaults(options.model)
+    request = Request(chosen[0], options.steps, num_images=len(chosen), defaults=defaults)
+    return Task(tuple(chosen), request)
 
 
 def _megabytes(folder: Path, entry: Any) -> float:

@@ -14,6 +14,7 @@ from torch.utils import _pytree
 
 from ..errors import ExportError
 from ..patch import Patch
+from .amend import amend
 from .examples import Arguments, Draw, Example, Extent, settings_of, symbols
 from .forms import Form
 from .real import to_real
@@ -49,6 +50,7 @@ def capture(name: str, form: Form, example: Example) -> Captured:
                 form, (arguments,), dynamic_shapes=(_dynamic(axes),), strict=False
             )
             to_real(program)
+            amend(program)
     except Exception as error:
         raise failure(name, form, error) from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,26 @@ class Distance:
 def distances(form: Form, example: Example, path: Path, inputs: Any) -> list[Distance]:
     """The worst output at two sizes, with one sample and with three; `inputs` are the manifest's.
 
-    The graph was traced with two samples.
+    The graph was traced with two samples. Raises `ExportError` where ONNX Runtime can't compute it.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return [_distance(form, example, session, inputs, size) for size in sizes(example)]
+    with _computing(path):
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    found = []
+    for size in sizes(example):
+        arguments = draw(form, example, size, seed=1)
+        with torch.no_grad():
+            expected: Mapping[str, torch.Tensor] = form.stock(arguments)
+        with _computing(path):
+            computed = session.run(None, feeds(arguments, inputs))
+        outputs = [each.name.removeprefix("out_") for each in session.get_outputs()]
+        found.append(Distance(size, _worst(dict(zip(outputs, computed, strict=True)), expected)))
+    return found
 
 
 def check(name: str, form: Form, example: Example, path: Path, inputs: Any) -> None:
@@ -71,17 +84,23 @@ def feeds(arguments: Arguments, inputs: Any) -> dict[str, Any]:
     return {each.name: _array(found[each.name], each) for each in inputs}
 
 
-def _distance(form: Form, example: Example, session: Any, inputs: Any, size: Extent) -> Distance:
-    arguments = draw(form, example, size, seed=1)
-    with torch.no_grad():
-        expected: Mapping[str, torch.Tensor] = form.stock(arguments)
-    outputs = [each.name.removeprefix("out_") for each in session.get_outputs()]
-    computed = session.run(None, feeds(arguments, inputs))
-    errors = [
-        _relative(torch.from_numpy(found), expected[name])
-        for name, found in zip(outputs, computed, strict=True)
-    ]
-    return Distance(size, max(errors))
+@contextmanager
+def _computing(path: Path) -> Iterator[None]:
+    """Name the graph in what ONNX Runtime raises, whose errors have no type in common."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ExportError(
+            f"{path} can't be computed by ONNX Runtime ({reason}): leave it out with "
+            "components=..., and export the others."
+        ) from error
+
+
+def _worst(computed: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> float:
+    return max(
+        _relative(torch.from_numpy(found), expected[name]) for name, found in computed.items()
+    )
 
 
 def _array(value: Any, info: TensorInfo) -> Any:

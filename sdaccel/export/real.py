@@ -62,9 +62,7 @@ def _pair(node: Any, pairs: dict[Any, torch.fx.Node]) -> Any:
         return node.args[0]
     if node.target == _aten.unsqueeze.default:
         complex_one, dim = node.args
-        return _emit(
-            node, _aten.unsqueeze.default, pairs[complex_one], dim if dim >= 0 else dim - 1
-        )
+        return emit(node, _aten.unsqueeze.default, pairs[complex_one], dim if dim >= 0 else dim - 1)
     if node.target == _aten.mul.Tensor and all(each in pairs for each in node.args):
         return _product(node, *(pairs[each] for each in node.args))
     raise NotImplementedError(f"torch.ops.{node.target} has no rule for complex numbers")
@@ -73,18 +71,18 @@ def _pair(node: Any, pairs: dict[Any, torch.fx.Node]) -> Any:
 def _product(node: torch.fx.Node, one: torch.fx.Node, other: torch.fx.Node) -> torch.fx.Node:
     """(a + bi)(c + di) = ac - bd + (ad + bc)i."""
     a, b, c, d = (
-        _emit(node, _aten.select.int, pair, -1, part) for pair in (one, other) for part in (0, 1)
+        emit(node, _aten.select.int, pair, -1, part) for pair in (one, other) for part in (0, 1)
     )
 
     def times(left: torch.fx.Node, right: torch.fx.Node) -> torch.fx.Node:
-        return _emit(node, _aten.mul.Tensor, left, right)
+        return emit(node, _aten.mul.Tensor, left, right)
 
-    real = _emit(node, _aten.sub.Tensor, times(a, c), times(b, d))
-    imaginary = _emit(node, _aten.add.Tensor, times(a, d), times(b, c))
-    return _emit(node, _aten.stack.default, [real, imaginary], -1)
+    real = emit(node, _aten.sub.Tensor, times(a, c), times(b, d))
+    imaginary = emit(node, _aten.add.Tensor, times(a, d), times(b, c))
+    return emit(node, _aten.stack.default, [real, imaginary], -1)
 
 
-def _emit(node: torch.fx.Node, target: Callable[..., Any], *arguments: Any) -> torch.fx.Node:
+def emit(node: torch.fx.Node, target: Callable[..., Any], *arguments: Any) -> torch.fx.Node:
     """A call in the graph of `node`, with the shape and dtype of its result."""
     made = node.graph.call_function(target, arguments)
     values = torch.fx.node.map_arg(arguments, lambda each: each.meta["val"])

@@ -22,8 +22,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises `ExportError` where `path` holds something already or can't be made.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ExportError(f"'{path}' is not empty: name a folder that is not there yet.")
+    check_new(path)
     made: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +39,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def check_new(path: Path) -> None:
+    """Raise `ExportError` where `path` holds something already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExportError(f"'{path}' is not empty: name a folder that is not there yet.")
 
 
 def check_space(folder: Path, modules: Iterable[tuple[torch.nn.Module, torch.dtype]]) -> None:

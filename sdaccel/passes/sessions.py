@@ -120,10 +120,12 @@ class SessionPass(Pass):
 
         found = []
         for component, module in target.each(record, *_KINDS["all"], weights=False):
+            if component.kind not in _KINDS[self.parts] and home_of(module) is None:
+                continue
             if component.kind == "vae" and keeps_frames(module):
                 record.refuse(component.name, "its halves keep frames between calls")
-            elif component.kind in _KINDS[self.parts] or home_of(module) is not None:
-                found += [(component, part) for part in parts_of(component, manifest)]
+                continue
+            found += [(component, part) for part in parts_of(component, manifest)]
         return found
 
     def _stand_in(

@@ -209,3 +209,9 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(
     assert outcome.code == exits.BAD_INPUT
     assert says in outcome.complaint
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_plan_s_passes_may_have_options_in_brackets(run: Any, loaded: Any) -> None:
+    outcome = run("compare", "stock", "none+step_cache[interval=2,fewest_steps=1]", *BRIEF)
+    assert "step_cache beside stock" in outcome.out
+    assert "interval" in run("compare", "stock", "none+step_cache[every=2]", *BRIEF).complaint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,47 @@ def test_what_can_not_be_exported_is_one_sentence_and_code_4(
 def test_a_format_that_is_not_written_and_a_missing_folder_are_refused() -> None:
     assert main(["export", "shapes-unet", "--to", "coreml", "-o", "folder"]) == 2
     assert main(["export", "shapes-unet"]) == 2
+
+
+def test_int8_is_calibrated_on_prompts_from_a_whole_export_that_does_not_stay(
+    asked: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from sdaccel.export.quantize import Quantized
+
+    made: dict[str, Any] = {}
+
+    def quantize(source: Path, folder: Path, pipe: Any, draw: Any, outputs: bool) -> Quantized:
+        assert (source / "text_encoder" / "model.onnx").is_file()
+        shutil.copytree(source, folder)
+        made.update(drawn=draw(), outputs=outputs)
+        entry = ComponentEntry("", "", "int8", (), (), {}, {})
+        return Quantized(Manifest("0", {}, "", {"unet": entry}), {"Conv": 3}, ("conv_in",), {})
+
+    monkeypatch.setattr("sdaccel.export.quantize.quantize", quantize)
+    (tmp_path / "prompts.txt").write_text("abc\nde\n")
+    folder = tmp_path / "int8"
+    words = ["export", "mine", "-o", str(folder), "--precision", "int8", "--float-outputs"]
+    assert main(words) == 2
+    assert "has no prompts of its own" in capsys.readouterr().err
+    assert main([*words, "--prompts", str(tmp_path / "prompts.txt"), "--steps", "2"]) == 0
+    assert asked[0]["precision"] == "fp32"
+    assert len(made["drawn"]) == 2
+    assert made["outputs"] is False
+    assert "in int8: 3 Conv; 1 layers keep their precision" in capsys.readouterr().out
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["int8", "prompts.txt"]
+
+
+def test_what_is_for_int8_alone_and_a_folder_that_holds_something_are_refused(
+    asked: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "mine", "-o", str(tmp_path)]
+    assert main([*words, "--steps", "3"]) == 2
+    assert "--steps is for --precision int8" in capsys.readouterr().err
+    (tmp_path / "prompts.txt").write_text("abc\n")
+    asked_for = ["--precision", "int8", "--prompts", str(tmp_path / "prompts.txt")]
+    assert main([*words, *asked_for]) == 4
+    assert "is not empty" in capsys.readouterr().err
+    assert not asked

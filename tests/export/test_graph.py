@@ -34,7 +34,11 @@ class Model(torch.nn.Module):
 
 
 class Rotated(Model):
-    """Tokens turned by their places: angles in float64, turned as complex numbers."""
+    """Tokens turned by their places: angles in float64, turned as complex numbers.
+
+    A dimension of more than one token is squeezed, as in PixArt, and each sample is repeated as
+    often as an argument says, as in AnimateDiff. A mask of booleans is filled, as in HunyuanVideo.
+    """
 
     def forward(self, tokens: torch.Tensor, start: int) -> dict[str, torch.Tensor]:
         hidden = self.linear(tokens)
@@ -44,7 +48,10 @@ class Rotated(Model):
         with torch.amp.autocast("cuda", enabled=False):
             pairs = torch.view_as_complex(hidden.reshape(*hidden.shape[:-1], -1, 2))
             turned = torch.view_as_real(pairs * turns.unsqueeze(0)).flatten(2)
-        return {"tokens": turned}
+        late = torch.ones_like(places, dtype=torch.bool).masked_fill(places < start + 2, False)
+        first = torch.zeros_like(late).masked_fill(places < start + 1, True)
+        turned = turned + (late | first)[:, None]
+        return {"tokens": turned.squeeze(1).repeat_interleave(start, dim=0) + 0.0}
 
 
 class Undecided(Model):
@@ -104,7 +111,11 @@ def test_numbers_become_inputs_and_what_changes_has_a_name(
     (output,) = onnx.load(path).graph.output
     assert output.name == "out_tokens"
     shape = output.type.tensor_type.shape.dim
-    assert [each.dim_param or each.dim_value for each in shape] == ["batch", "tokens", 8]
+    assert [each.dim_param or each.dim_value for each in shape] == [
+        "frames*batch",
+        "tokens",
+        8,
+    ]
 
 
 def test_a_graph_that_computes_something_else_is_refused(rotated: tuple[Form, Any, Path]) -> None:
@@ -137,3 +148,16 @@ def test_a_dimension_is_named_after_all_that_makes_it_change() -> None:
         "sample": {0: "batch", 2: "height_by_width"},
         "sizes": (("frames", None), {0: "tokens"}),
     }
+
+
+def test_a_graph_that_the_runtime_can_not_compute_is_named(
+    rotated: tuple[Form, Any, Path], tmp_path: Path
+) -> None:
+    form, inputs, path = rotated
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(
+        ExportError, match=r"other\.onnx can't be computed by ONNX Runtime \(.*NoSuch"
+    ):
+        parity.distances(form, Example(make), tmp_path / "other.onnx", inputs)
