@@ -24,7 +24,7 @@ from .step_cache_schedule import Chooses, Schedule, step_list, whole_number
 from .step_cache_state import FeatureCache
 from .step_cache_transformer import skip_in_transformer, transformer_obstacle
 from .step_cache_unet import is_unet, skip_in_unet, unet_obstacle
-from .step_cache_whole import LeftOutWhole
+from .step_cache_whole import LeftOutWhole, adds_noise
 
 if TYPE_CHECKING:
     from ..patch import Patch
@@ -115,8 +115,11 @@ class StepCache(Pass):
     ) -> tuple[Chooses | None, str]:
         """What chooses the full steps, or None and why there is none."""
         steps = None if self.steps is None else tuple(self.steps)
-        whole = self.skip == "whole"
-        fixed = Schedule(self.interval, steps, self.fewest_steps, self.forecast, whole)
+        whole, order = self.skip == "whole", self.forecast
+        if whole and order and adds_noise(getattr(target.pipe, "scheduler", None)):
+            record.note(f"{component.name}: forecast is 0, for the sampler adds noise at each step")
+            order = 0
+        fixed = Schedule(self.interval, steps, self.fewest_steps, order, whole)
         if self.budget is None:
             return fixed, ""
         otherwise = fixed if self.otherwise == "interval" else None

