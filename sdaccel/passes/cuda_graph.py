@@ -92,7 +92,8 @@ def _obstacle(component: Component, model: Any) -> str | None:
             return f"compile's mode {forward.compiler.mode!r} has graphs of its own"
     owner, name = _forward_of(component.entry)
     own = owner.__dict__.get(name)
-    if own is not None and not type(own).__module__.startswith("sdaccel."):
+    is_stock = getattr(own, "__func__", None) is type(component.entry).forward
+    if own is not None and not is_stock and not type(own).__module__.startswith("sdaccel."):
         return "a hook has replaced its forward"
     return None
 

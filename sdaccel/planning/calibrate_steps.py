@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[str], list["Drawing"]]
 """Draws the same prompts from the same noise each time; its argument names what with."""
-SHARES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
+SHARES = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 """The shares of full steps that are tried."""
 INTERVALS = (2, 3, 4, 5)
 """Full steps at equal distances, which are tried too: errors of late steps may count more."""

@@ -22,13 +22,13 @@ def test_all_but_the_trial_are_measured_at_the_order_that_did_best(best: int) ->
         measured.append((steps, order, skip))
         return Row(steps, order, 40.0 - abs(order - best), None, skip)
 
-    features = (0, 1, 7, 24)
-    rows = measure_whole(measure, 25, [features, tuple(range(24))], (0.2, 0.36))
+    features = (0, 1, 3, 7, 24)
+    rows = measure_whole(measure, 25, [features, tuple(range(24)), (0, 12, 24)], (0.2, 0.36))
     equal = bent_steps(25, 9, 1.0)
     assert measured[:3] == [(equal, order, "whole") for order in (0, 1, 2)]
     assert {order for _, order, _ in measured[3:]} == {best}
     assert features in [steps for steps, *_ in measured]
-    assert max(len(steps) for steps, *_ in measured) == 9
+    assert {len(steps) for steps, *_ in measured} == {5, 9}
     assert len(set(measured)) == len(measured) == len(rows)
 
 
