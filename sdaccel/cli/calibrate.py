@@ -107,7 +107,8 @@ def _sentences(measured: Calibration) -> list[str]:
     for row in table.rows:
         latents = "" if row.latents is None else f", latents {row.latents:.4f} apart"
         lines.append(
-            f"  {len(row.full):3} full, forecast {row.forecast}: PSNR {row.psnr:.1f} dB{latents}"
+            f"  {len(row.full):3} full, skip {row.skip}, forecast {row.forecast}: "
+            f"PSNR {row.psnr:.1f} dB{latents}"
         )
     return lines
 

@@ -66,8 +66,12 @@ class CudaGraph(Pass):
                 record.refuse(component.name, reason)
                 continue
             sources = list(_sources(component.entry))
-            graphed = Graphed(component.name, model, recorder, sources, self.limit, record)
+            owner, name = _forward_of(component.entry)
+            stock = getattr(owner, name)
+            graphed = Graphed(component.name, model, stock, recorder, sources, self.limit, record)
             with patch.scope(component.module):
+                patch.on_undo(graphed.close)
+                patch.set(owner, name, graphed)
                 _attach(graphed, component, target, patch)
             record.changed["denoisers watched"] += 1
 
@@ -86,10 +90,23 @@ def _obstacle(component: Component, model: Any) -> str | None:
             return "its weights are compiled in: give compile freeze=False"
         if isinstance(forward, Region) and forward.compiler.mode in _MODES_WITH_GRAPHS:
             return f"compile's mode {forward.compiler.mode!r} has graphs of its own"
-    own = component.entry.__dict__.get("forward")
-    if own is not None and not type(own).__module__.startswith("sdaccel."):
+    owner, name = _forward_of(component.entry)
+    own = owner.__dict__.get(name)
+    is_stock = getattr(own, "__func__", None) is type(component.entry).forward
+    if own is not None and not is_stock and not type(own).__module__.startswith("sdaccel."):
         return "a hook has replaced its forward"
     return None
+
+
+def _forward_of(entry: Any) -> tuple[Any, str]:
+    """Where what runs a denoiser hangs: within `step_cache`'s forecast of the output, or outside.
+
+    What leaves out a whole denoiser has nothing to record.
+    """
+    from .step_cache_whole import LeftOutWhole
+
+    own = entry.__dict__.get("forward")
+    return (own, "stock") if isinstance(own, LeftOutWhole) else (entry, "forward")
 
 
 def _sources(entry: Any) -> Iterator[Source]:
@@ -105,10 +122,8 @@ def _sources(entry: Any) -> Iterator[Source]:
 
 
 def _attach(graphed: Graphed, component: Component, target: Target, patch: Patch) -> None:
-    """Put it in the place of a forward, and tell it when generations begin and end."""
+    """Tell it of its denoiser's calls, and when generations begin and end."""
     entry, clock = component.entry, target.clock
-    patch.on_undo(graphed.close)
-    patch.set(entry, "forward", graphed)
     # before those of other passes, which change the model for the length of a forward
     patch.add_handle(entry.register_forward_pre_hook(graphed.arrive, prepend=True))
     for listeners in (clock.listeners, clock.end_listeners):

@@ -111,13 +111,14 @@ class Graphed:
         self,
         name: str,
         module: torch.nn.Module,
+        stock: Callable[..., Any],
         recorder: Recorder,
         sources: Sequence[Source],
         limit: int,
         record: PassRecord,
     ) -> None:
-        functools.update_wrapper(self, module.forward, updated=())
-        self._stock: Callable[..., Any] = module.forward
+        functools.update_wrapper(self, stock, updated=())
+        self._stock = stock
         self.__wrapped__ = self._stock
         self._name, self._module, self._recorder = name, module, recorder
         self._sources, self._limit, self._record = tuple(sources), limit, record

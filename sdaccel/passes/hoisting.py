@@ -23,6 +23,7 @@ from .hoist_table import Table
 from .hoist_tape import TapeError
 from .hoist_watch import Watch
 from .parking import in_words
+from .step_cache_paths import CACHE
 
 if TYPE_CHECKING:
     import torch
@@ -62,13 +63,16 @@ class Hoisting:
         self._open = ExitStack()
         self._probe: tuple[Probe, Inputs, frozenset[int], Any, list[torch.Tensor]] | None = None
 
-    def before(self, _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def before(self, host: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The denoiser is about to be called: its forward pre-hook."""
         import torch
 
         if torch.compiler.is_compiling():
             return
         self._leave()
+        cache = host.__dict__.get(CACHE)
+        if cache is not None and cache.leaves_out_all:
+            return
         if not self._arrive(args, kwargs):
             self._bring_back()
 

@@ -1,9 +1,10 @@
 """Deep features that hardly change from step to step, kept for some steps instead of recomputed.
 
 A full step computes everything; a shallow one runs a UNet's outer layers or a transformer's first
-and last blocks, and takes what the others would have done from the full steps before. Which steps
-are full is known before a generation begins, so nothing waits for the device, and full and shallow
-calls are two fixed sequences of work.
+and last blocks, and takes what the others would have done from the full steps before; or nothing
+runs, and the denoiser's output itself is extrapolated. Which steps are full is known before a
+generation begins, so nothing waits for the device, and full and shallow calls are two fixed
+sequences of work.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .step_cache_schedule import Chooses, Schedule, step_list, whole_number
 from .step_cache_state import FeatureCache
 from .step_cache_transformer import skip_in_transformer, transformer_obstacle
 from .step_cache_unet import is_unet, skip_in_unet, unet_obstacle
+from .step_cache_whole import LeftOutWhole, adds_noise
 
 if TYPE_CHECKING:
     from ..patch import Patch
@@ -34,15 +36,17 @@ _CONTROLNETS = "diffusers.models.controlnets."
 
 @dataclass(frozen=True)
 class StepCache(Pass):
-    """Compute the deep part of a UNet or a transformer at some steps only.
+    """Compute the deep part of a UNet or a transformer, or all of a denoiser, at some steps only.
 
     What matters:
         interval: each `interval`-th step is full, and the last, and the first ones that a forecast
             needs.
         steps: the numbers of the full steps instead, from 0; beyond the largest all are full.
+        skip: what the other steps leave out: "deep", or "whole" for all of any denoiser, which
+            then costs next to nothing, and whose output is forecast.
         budget: the least mean PSNR against stock's pictures, in dB, that is to be kept: takes full
-            steps and forecast from what `sdaccel calibrate` has measured for this model, scheduler,
-            number of steps and guidance scale. The embedded models come calibrated.
+            steps, forecast and skip from what `sdaccel calibrate` has measured for this model,
+            scheduler, number of steps and guidance scale. The embedded models come calibrated.
         otherwise: what a budget does where nothing was measured: "refuse", or "interval" for the
             schedule of `interval`, which keeps no budget; the report says so.
         forecast: how what is skipped follows from the full steps before: 0 repeats the last one,
@@ -57,6 +61,7 @@ class StepCache(Pass):
 
     interval: int = 3
     steps: Sequence[int] | None = None
+    skip: Literal["deep", "whole"] = "deep"
     budget: float | None = None
     otherwise: Literal["refuse", "interval"] = "refuse"
     forecast: int = 1
@@ -77,6 +82,8 @@ class StepCache(Pass):
         whole_number("fewest_steps", self.fewest_steps, 1)
         if self.forecast not in (0, 1, 2):
             raise ValueError(f"forecast is 0, 1 or 2, not {self.forecast!r}")
+        if self.skip not in ("deep", "whole"):
+            raise ValueError(f"skip is 'deep' or 'whole', not {self.skip!r}")
         if self.otherwise not in ("refuse", "interval"):
             raise ValueError(f"otherwise is 'refuse' or 'interval', not {self.otherwise!r}")
         object.__setattr__(self, "steps", step_list(self.steps))
@@ -99,10 +106,7 @@ class StepCache(Pass):
                 continue
             with patch.scope(component.module):
                 cache = FeatureCache(component.name, target.clock, schedule, record)
-                skipped = self._skip(model, cache, patch)
-                region = component.entry.__dict__.get("forward")
-                if isinstance(region, Region):
-                    patch.set(component.entry, "forward", TwoPaths(region, cache))
+                skipped = self._skip(component, model, cache, patch)
                 _watch(cache, component, target, patch)
             record.changed[f"{component.name} modules skipped at times"] = skipped
 
@@ -111,7 +115,11 @@ class StepCache(Pass):
     ) -> tuple[Chooses | None, str]:
         """What chooses the full steps, or None and why there is none."""
         steps = None if self.steps is None else tuple(self.steps)
-        fixed = Schedule(self.interval, steps, self.fewest_steps, self.forecast)
+        whole, order = self.skip == "whole", self.forecast
+        if whole and order and adds_noise(getattr(target.pipe, "scheduler", None)):
+            record.note(f"{component.name}: forecast is 0, for the sampler adds noise at each step")
+            order = 0
+        fixed = Schedule(self.interval, steps, self.fewest_steps, order, whole)
         if self.budget is None:
             return fixed, ""
         otherwise = fixed if self.otherwise == "interval" else None
@@ -157,11 +165,30 @@ class StepCache(Pass):
             return "compiled by the user: load it uncompiled and let the pass compile do it"
         if component.obstacle == "offloaded in groups":
             return "offloaded in groups, each of which loads the next"
+        if not self._skips_deep:
+            return None
         if is_unet(model):
             return unet_obstacle(model, self.depth)
         return transformer_obstacle(model, self.first, self.last)
 
-    def _skip(self, model: Any, cache: FeatureCache, patch: Patch) -> int:
+    @property
+    def _skips_deep(self) -> bool:
+        """Whether some generation may run a part of a denoiser."""
+        return self.skip == "deep" or self.budget is not None
+
+    def _skip(self, component: Component, model: Any, cache: FeatureCache, patch: Patch) -> int:
+        """Let skipped steps leave out what they may; returns how many modules they leave out."""
+        entry, skipped = component.entry, 1
+        if self._skips_deep:
+            skipped = self._skip_deep(model, cache, patch)
+            region = entry.__dict__.get("forward")
+            if isinstance(region, Region):
+                patch.set(entry, "forward", TwoPaths(region, cache))
+        if self.skip == "whole" or self.budget is not None:
+            patch.set(entry, "forward", LeftOutWhole(entry, cache))
+        return skipped
+
+    def _skip_deep(self, model: Any, cache: FeatureCache, patch: Patch) -> int:
         if is_unet(model):
             return skip_in_unet(model, self.depth, cache, patch)
         return skip_in_transformer(model, self.first, self.last, cache, patch)
@@ -180,7 +207,8 @@ def _watch(cache: FeatureCache, component: Component, target: Target, patch: Pat
     """Tell a cache of its denoiser's calls, and of a generation's beginning and end."""
     entry, clock = component.entry, target.clock
     patch.set(entry, CACHE, cache)
-    before = entry.register_forward_pre_hook(cache.begin, with_kwargs=True)
+    # first of all: others ask it whether the forward is left out
+    before = entry.register_forward_pre_hook(cache.begin, with_kwargs=True, prepend=True)
     patch.add_handle(before)
     patch.add_handle(entry.register_forward_hook(lambda *_: cache.end()))
     for listeners in (clock.listeners, clock.end_listeners):

@@ -66,7 +66,7 @@ class Calibrated:
         row = fitting[0].cheapest(self._budget)
         if row is None:
             return _nothing(total, f"calibrated up to {fitting[0].best:.1f} dB at {total} steps")
-        return Choice(frozenset(row.full), row.forecast)
+        return Choice(frozenset(row.full), row.forecast, whole=row.skip == "whole")
 
     def _uncalibrated(self, total: int, reason: str) -> Choice:
         if self._otherwise is None:

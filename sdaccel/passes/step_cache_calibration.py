@@ -31,27 +31,38 @@ class Row:
 
     `full` are the full steps, `forecast` the order in between, `psnr` of pictures in dB and
     `latents` the relative L2 distance of the final latents (None where the pipe hands out none).
+    `skip` is what the other steps leave out: "deep" or "whole".
     """
 
     full: tuple[int, ...]
     forecast: int
     psnr: float
     latents: float | None
+    skip: str = "deep"
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows for generations of `steps` steps at a guidance scale, over `prompts` prompts."""
+    """The rows for generations of `steps` steps at a guidance scale, over `prompts` prompts.
+
+    `shallow` is what a step costs that leaves out the deep part, as a share of a full one.
+    """
 
     steps: int
     guidance: float | None
     prompts: int
     rows: tuple[Row, ...]
+    shallow: float = 0.0
+
+    def cost(self, row: Row) -> float:
+        """What a row's generation costs, in full steps; one left out as a whole is for free."""
+        skipped = self.steps - len(row.full) if row.skip == "deep" else 0
+        return len(row.full) + skipped * self.shallow
 
     def cheapest(self, budget: float) -> Row | None:
-        """The row with the fewest full steps whose PSNR is at least `budget` dB."""
+        """The row that costs least of those whose PSNR is at least `budget` dB."""
         good = [row for row in self.rows if row.psnr >= budget]
-        return min(good, key=lambda row: (len(row.full), -row.psnr), default=None)
+        return min(good, key=lambda row: (self.cost(row), -row.psnr), default=None)
 
     @property
     def best(self) -> float:

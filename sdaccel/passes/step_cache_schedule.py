@@ -11,12 +11,14 @@ from typing import Any, Protocol
 class Choice:
     """The full steps of one generation and the order of the forecasts in between.
 
-    `reason` is a sentence on why nothing is skipped, where that needs one.
+    With `whole` nothing of the denoiser runs there. `reason` is a sentence on why nothing is
+    skipped, where that needs one.
     """
 
     full: frozenset[int]
     order: int = 0
     reason: str | None = None
+    whole: bool = False
 
     @classmethod
     def everything(cls, total: int, reason: str | None = None) -> Choice:
@@ -37,26 +39,30 @@ class Schedule:
     The first step and the last one are full in any case, with an interval as many at the start as
     a forecast of `order` needs, and with a list each step beyond the list's last: a list made for
     fewer steps never leaves the end of a longer generation shallow.
-    Below `fewest` steps all are full.
+    Below `fewest` steps all are full. With `whole` the other steps leave out the whole denoiser,
+    and the start has no more full steps than the rest: far extrapolation from two that are close
+    together costs more than it brings (shapes-unet, DDIM, 25 steps: 37.9 dB, and 49.7 without).
     """
 
     interval: int
     steps: tuple[int, ...] | None = None
     fewest: int = 0
     order: int = 0
+    whole: bool = False
 
     def choose(self, total: int) -> Choice:
         """The full steps of a generation of `total` steps."""
         if total < self.fewest:
             return Choice.everything(total, f"{total} steps are too few to skip in")
         if self.steps is None:
-            start = range(self.order + 1)
-            chosen: Iterable[int] = (*start, *range(self.order, total, self.interval))
+            start = 0 if self.whole else self.order
+            chosen: Iterable[int] = (*range(start), *range(start, total, self.interval))
         else:
             beyond = max(self.steps, default=total) + 1
             chosen = (*self.steps, *range(beyond, total))
         ends = (0, total - 1)
-        return Choice(frozenset((*ends, *(s for s in chosen if s < total))), self.order)
+        full = frozenset((*ends, *(s for s in chosen if s < total)))
+        return Choice(full, self.order, whole=self.whole)
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

@@ -45,7 +45,10 @@ class CachedStream(Stream):
 
 @dataclass
 class Call:
-    """One forward of the denoiser; `scratch` is for those who skip, for this call alone."""
+    """One forward of the denoiser; `scratch` is for those who skip, for this call alone.
+
+    With `whole` a shallow one runs nothing of the denoiser.
+    """
 
     step: int
     stream: CachedStream
@@ -53,6 +56,7 @@ class Call:
     order: int
     recorder: Recorder | None = None
     scratch: dict[Hashable, Any] = field(default_factory=dict)
+    whole: bool = False
 
     def keep(self, key: Hashable, value: Any) -> None:
         """Keep the value that a tensor has at this full step."""
@@ -111,7 +115,8 @@ class FeatureCache:
         """The denoiser's forward is over: its forward hook."""
         call, self._call, self._asked, self._host = self._call, None, None, None
         if call is not None:
-            self._record.ran[f"{self.name} shallow" if call.shallow else f"{self.name} full"] += 1
+            skipped = "left out" if call.whole else "shallow"
+            self._record.ran[f"{self.name} {skipped if call.shallow else 'full'}"] += 1
             key = f"{self.name} bytes kept at most"
             self._record.ran[key] = max(self._record.ran[key], self.nbytes)
 
@@ -127,15 +132,30 @@ class FeatureCache:
 
     @property
     def call(self) -> Call | None:
+        """The forward that is running, for blocks: None where each of them does what stock's does.
+
+        So it is in a generation that leaves out the whole denoiser, or nothing of it.
+        """
+        call = self.current
+        return None if call is None or call.whole else call
+
+    @property
+    def current(self) -> Call | None:
         """The forward that is running; None where it is stock's from beginning to end.
 
-        Decided when the first block asks, since the clock knows the number of steps by then.
+        Decided when it is first asked for, since the clock knows the number of steps by then.
         """
         if self._call is None and self._asked is not None:
             self._call = self._decide(*self._asked)
             if self._call is None:
                 self._asked = None
         return self._call
+
+    @property
+    def leaves_out_all(self) -> bool:
+        """Whether the forward that is running computes nothing of the denoiser."""
+        call = self.current
+        return call is not None and call.whole and call.shallow
 
     @contextmanager
     def instead(self, call: Call) -> Iterator[None]:
@@ -166,7 +186,8 @@ class FeatureCache:
         full = self._given_up or clock.step in choice.full or clock.step >= total
         if not (known or full):
             self._record.ran[f"{self.name} full for a new text or size"] += 1
-        return Call(clock.step, stream, known and not full, choice.order, self.recorder)
+        shallow = known and not full
+        return Call(clock.step, stream, shallow, choice.order, self.recorder, whole=choice.whole)
 
     def _chosen(self, total: int) -> Choice:
         """The choice for this generation, made when it begins."""

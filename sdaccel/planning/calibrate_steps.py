@@ -21,7 +21,10 @@ from ..passes.step_cache_paths import CACHE
 from ..passes.step_cache_schedule import Schedule
 from ..quality.latents import latent_distance
 from ..quality.pictures import psnr
+from .forward_seconds import ForwardSeconds
 from .step_schedules import Matrix, best_schedules
+from .whole_steps import SHARES as WHOLE_SHARES
+from .whole_steps import measure_whole
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[str], list["Drawing"]]
 """Draws the same prompts from the same noise each time; its argument names what with."""
-SHARES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
+SHARES = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 """The shares of full steps that are tried."""
 INTERVALS = (2, 3, 4, 5)
 """Full steps at equal distances, which are tried too: errors of late steps may count more."""
@@ -45,22 +48,27 @@ def calibrate(
     draw: Draw,
     settings: StepCache | None = None,
     shares: Sequence[float] = SHARES,
+    whole_shares: Sequence[float] = WHOLE_SHARES,
 ) -> Calibration:
     """Measure schedules of full steps for what `draw` makes with `pipe`, which has no acceleration.
 
-    Of `settings`, the pass, `depth`, `first` and `last` hold. Raises `PassError` where the pass
-    refuses, and where the denoiser does not run at every step.
+    Of `settings`, the pass, `depth`, `first` and `last` hold. The shares are those of full steps
+    beside which the deep part of the denoiser is left out, and beside which all of it is. Raises
+    `PassError` where the pass refuses, and where the denoiser does not run at every step.
     """
     settings = settings or StepCache()
     model, full, products = _record(pipe, draw, settings)
     guidance, steps = guidance_of(pipe), len(products)
+    trial = Trial(pipe, draw, settings, full)
     tried = _schedules(products, shares)
-    rows = [_measure(pipe, draw, settings, full, *each) for each in tried]
+    rows = [trial.measure(*each) for each in tried]
+    rows += measure_whole(trial.measure, steps, [each for each, _ in tried], whole_shares)
     finite = tuple(row for row in rows if math.isfinite(row.psnr))
     if not finite:
         raise PassError("No schedule was measured: draw with more steps, at least 3.")
     identity = identity_of(model, pipe.scheduler, settings.cut)
-    return Calibration(identity, (Table(steps, guidance, len(full), finite),))
+    table = Table(steps, guidance, len(full), finite, round(trial.seconds.shallow, 3))
+    return Calibration(identity, (table,))
 
 
 class Products:
@@ -144,19 +152,25 @@ def _schedules(products: Matrix, shares: Sequence[float]) -> list[tuple[tuple[in
     return chosen
 
 
-def _measure(
-    pipe: Any,
-    draw: Draw,
-    settings: StepCache,
-    full: Sequence[Drawing],
-    steps: tuple[int, ...],
-    order: int,
-) -> Row:
-    """Draw with a schedule, and compare with the full pictures."""
-    options = {**settings.cut, "steps": steps, "forecast": order, "fewest_steps": 1}
-    with accelerated(pipe, "none", step_cache=options):
-        drawn = draw(f"{len(steps)} full steps")
-    pairs = list(zip(full, drawn, strict=True))
-    latents = [latent_distance(a.latents, b.latents) for a, b in pairs if a.latents is not None]
-    decibels = fmean(min(_EQUAL, psnr(a.pixels, b.pixels)) for a, b in pairs)
-    return Row(steps, order, decibels, fmean(latents) if latents else None)
+class Trial:
+    """Pictures drawn with schedules, beside the full ones; `seconds` of the forwards of all."""
+
+    def __init__(self, pipe: Any, draw: Draw, settings: StepCache, full: Sequence[Drawing]) -> None:
+        self.seconds = ForwardSeconds()
+        self._pipe, self._draw, self._settings, self._full = pipe, draw, settings, full
+
+    def measure(self, steps: tuple[int, ...], order: int, skip: str = "deep") -> Row:
+        """Draw with a schedule, and compare with the full pictures."""
+        options = {"steps": steps, "forecast": order, "fewest_steps": 1, "skip": skip}
+        with accelerated(self._pipe, "none", step_cache={**self._settings.cut, **options}):
+            drawn = self._drawn(f"{len(steps)} full steps, skip {skip}", skip)
+        pairs = list(zip(self._full, drawn, strict=True))
+        latents = [latent_distance(a.latents, b.latents) for a, b in pairs if a.latents is not None]
+        decibels = fmean(min(_EQUAL, psnr(a.pixels, b.pixels)) for a, b in pairs)
+        return Row(steps, order, decibels, fmean(latents) if latents else None, skip)
+
+    def _drawn(self, name: str, skip: str) -> list[Drawing]:
+        if skip == "whole":
+            return self._draw(name)
+        with self.seconds.watching(*next(_caches(self._pipe))):
+            return self._draw(name)

@@ -33,8 +33,15 @@ def test_what_is_measured_is_kept_where_the_pass_finds_it(
     assert json.loads(Path(found["file"]).read_text())["tables"] == found["tables"]
     pipe = sdaccel.accelerate(tiny.stable_diffusion(), "none", step_cache={"budget": 1.0})
     tiny.draw(pipe, num_inference_steps=10)
-    fewest = min(len(row["full"]) for row in found["tables"][1]["rows"])
-    assert sdaccel.report(pipe)["step_cache"].ran["unet full"] == fewest
+    table = found["tables"][1]
+    assert {row["skip"] for row in table["rows"]} == {"deep", "whole"}
+    costs = [
+        len(row["full"]) + (10 - len(row["full"])) * table["shallow"] * (row["skip"] == "deep")
+        for row in table["rows"]
+    ]
+    counts = sdaccel.report(pipe)["step_cache"].ran
+    cost = counts["unet full"] + table["shallow"] * counts.get("unet shallow", 0)
+    assert cost == pytest.approx(min(costs))
 
 
 @pytest.mark.usefixtures("no_loading")

@@ -133,6 +133,20 @@ def test_a_cache_has_one_graph_for_full_steps_and_one_for_shallow_ones() -> None
     assert (cache["unet full"], cache["unet shallow"]) == (6, 2)
 
 
+def test_a_denoiser_that_is_left_out_as_a_whole_is_not_replayed() -> None:
+    pipe = tiny.stable_diffusion()
+    options = {"steps": [0, 1, 3, 5], "fewest_steps": 1, "skip": "whole"}
+    before, graphs = both(pipe, draw, step_cache=options, hoist=True)
+    assert (before == graphs).all()
+    assert ran(pipe, "captures") >= 1
+    assert ran(pipe, "fallbacks") == 0
+    cache = sdaccel.report(pipe)["step_cache"].ran
+    assert (cache["unet full"], cache["unet left out"]) == (6, 2)
+    assert ran(pipe, "replays") + ran(pipe, "calls as they are") == 6
+    sdaccel.restore(pipe)
+    assert (draw(pipe) == draw(tiny.stable_diffusion())).all()
+
+
 @pytest.mark.parametrize("plan", ["hoist", "step_cache", "all"])
 def test_another_number_of_steps_is_another_generation_not_an_old_one(plan: str) -> None:
     def drawn(pipe: Any) -> list[Any]:

@@ -62,6 +62,21 @@ def test_the_named_plans_keep_budgets_that_were_measured(name: str) -> None:
         assert len(row.full) <= most * steps
 
 
+def test_compiled_a_budget_s_steps_leave_out_what_they_do_eagerly() -> None:
+    pictures = []
+    for compiled in (False, {"backend": "eager", "scope": "whole", "vae": False}):
+        pipe = shapes.load("unet")
+        pipe.set_progress_bar_config(disable=True)
+        sdaccel.accelerate(pipe, "none", compile=compiled, step_cache={"budget": 36.0})
+        generator = torch.Generator().manual_seed(0)
+        call = {**shapes.call_defaults("unet"), "generator": generator, "output_type": "np"}
+        pictures.append(pipe("a red circle on a green background", **call).images)
+        assert (ran(pipe)["unet full"], ran(pipe)["unet left out"]) == (7, 18)
+    assert sdaccel.report(pipe)["compile"].ran["compiled calls"] == 7
+    assert abs(pictures[0] - pictures[1]).max() < 1e-5
+    torch._dynamo.reset()
+
+
 def test_without_a_calibration_a_plan_takes_its_interval_and_says_so() -> None:
     options = Plan.of("fast").passes[-1].options
     pipe = tiny.stable_diffusion()

@@ -12,7 +12,7 @@ from caching import apart, cached, draw, flux, ran
 
 import sdaccel
 from sdaccel.errors import PassError, PlanError
-from sdaccel.passes.step_cache_calibration import Calibration
+from sdaccel.passes.step_cache_calibration import Calibration, Row, Table
 from sdaccel.planning.calibrate_steps import Products, calibrate
 from sdaccel.quality.metrics import Drawing
 from sdaccel.quality.pictures import psnr
@@ -25,7 +25,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Calibration, Path]:
     """The calibration of the tiny UNet pipe for twelve steps, and its file."""
     pipe = tiny.stable_diffusion()
     before = tiny.snapshot(pipe)
-    measured = calibrate(pipe, lambda _: [Drawing(each) for each in draw(pipe)], shares=SHARES)
+    measured = calibrate(
+        pipe, lambda _: [Drawing(each) for each in draw(pipe)], None, SHARES, (0.5,)
+    )
     after = tiny.snapshot(pipe)
     assert {key: after[key] for key in before if key != "pipe"} == {
         key: before[key] for key in before if key != "pipe"
@@ -43,18 +45,37 @@ def test_each_row_s_distance_is_that_of_its_pictures(kept: tuple[Calibration, Pa
     assert (0, 3, 6, 9, 11) in [row.full for row in table.rows]
     plain = draw(tiny.stable_diffusion())
     for row in table.rows:
-        pipe = cached(tiny.stable_diffusion(), steps=row.full, forecast=row.forecast)
+        options = {"steps": row.full, "forecast": row.forecast, "skip": row.skip}
+        pipe = cached(tiny.stable_diffusion(), **options)
         assert row.psnr == pytest.approx(psnr(plain[0], draw(pipe)[0]), abs=1e-3)
 
 
-def test_a_budget_takes_the_fewest_full_steps_that_keep_it(kept: tuple[Calibration, Path]) -> None:
-    calibration, path = kept
-    rows = sorted(calibration.tables[0].rows, key=lambda row: row.psnr)
-    for row in rows:
+def test_a_budget_takes_the_cheapest_that_keeps_it(kept: tuple[Calibration, Path]) -> None:
+    (table,), path = kept[0].tables, kept[1]
+    assert 0 < table.shallow <= 1
+    for row in table.rows:
         pipe = cached(tiny.stable_diffusion(), budget=row.psnr - 1e-6, calibration=str(path))
-        draw(pipe)
-        wanted = min(len(each.full) for each in rows if each.psnr >= row.psnr)
-        assert ran(pipe)["unet full"] == wanted
+        picture = draw(pipe)
+        counts = ran(pipe)
+        cost = counts["unet full"] + table.shallow * counts.get("unet shallow", 0)
+        good = [each for each in table.rows if each.psnr >= row.psnr]
+        assert cost == pytest.approx(min(map(table.cost, good)))
+        assert psnr(draw(tiny.stable_diffusion())[0], picture[0]) > row.psnr - 1e-3
+
+
+def test_what_is_left_out_as_a_whole_costs_less_than_what_still_runs_in_part() -> None:
+    deep, whole = Row((0, 4, 9), 1, 40.0, None), Row((0, 2, 5, 9), 1, 40.0, None, "whole")
+    far = Row((0, 9), 1, 30.0, None, "whole")
+    for shallow, cheapest in ((0.0, deep), (0.1, deep), (0.2, whole)):
+        table = Table(10, None, 1, (deep, whole, far), shallow)
+        assert table.cheapest(35.0) is cheapest
+        assert table.cheapest(25.0) is far
+
+
+def test_rows_of_both_kinds_are_measured(kept: tuple[Calibration, Path]) -> None:
+    (table,) = kept[0].tables
+    assert {row.skip for row in table.rows} == {"deep", "whole"}
+    assert {row.forecast for row in table.rows if row.skip == "whole"} == {0, 1, 2}
 
 
 def test_what_was_not_calibrated_runs_in_full_and_says_so(kept: tuple[Calibration, Path]) -> None:

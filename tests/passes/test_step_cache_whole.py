@@ -1,0 +1,226 @@
+"""A denoiser that is left out as a whole: its output is extrapolated, and nothing of it runs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from caching import STEPS, apart, cached, draw, flux, ran
+
+import sdaccel
+
+OPTIONS: dict[str, Any] = {"interval": 3, "skip": "whole"}
+FULL = (0, 3, 6, 9, 11)
+CALM = 1e-6
+ROUNDED = 1e-5
+"""For what computes the same in another order."""
+
+
+def by_hand(values: dict[int, Any], step: int, order: int) -> Any:
+    """The polynomial through the last `order` + 1 values, by Lagrange."""
+    known = list(values)[-order - 1 :]
+    total = torch.zeros(())
+    for own in known:
+        weight = 1.0
+        for other in known:
+            if other != own:
+                weight *= (step - other) / (own - other)
+        total = total + weight * values[own]
+    return total
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, flux])
+def test_a_skipped_step_takes_the_forecast_of_the_output(make: Any, order: int) -> None:
+    """Beside a stock pipe whose outputs are replaced by hand, for each of its calls a step."""
+    stock, full = make(), (0, 1, 2, 5, 8, 11)
+    plain = draw(stock)
+    name = "transformer" if make is flux else "unet"
+    calls, a_step = -1, 2 if make is flux else 1
+    kept: list[dict[int, Any]] = [{} for _ in range(a_step)]
+
+    def replace(_: Any, __: Any, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        step, values = calls // a_step, kept[calls % a_step]
+        if step in full:
+            values[step] = output[0]
+            return None
+        return (by_hand(values, step, order),)
+
+    getattr(stock, name).register_forward_hook(replace)
+    wanted = draw(stock)
+    found = draw(cached(make(), steps=full, forecast=order, skip="whole"))
+    assert apart(found, wanted) < ROUNDED
+    assert apart(found, plain) > 100 * CALM
+
+
+def quadratic(step: int) -> Any:
+    return torch.full((2, 4, 8, 8), 0.3 - 0.05 * step + 0.01 * step * step)
+
+
+def error_of(order: int) -> float:
+    """How far forecasts are from a UNet's outputs that are quadratic in the step."""
+    pipe, steps, returned = tiny.stable_diffusion(), iter(range(STEPS)), list[Any]()
+    step = [0]
+    pipe.unet.forward = lambda *_, **__: (quadratic(step[0]),)
+    pipe.unet.register_forward_pre_hook(lambda *_: step.__setitem__(0, next(steps)))
+    pipe.unet.register_forward_hook(lambda *called: returned.append(called[-1][0]))
+    draw(cached(pipe, steps=[0, 1, 2, 5, 8, 11], forecast=order, skip="whole"))
+    assert ran(pipe)["unet left out"] == 6
+    return max(apart(each, quadratic(at)) for at, each in enumerate(returned))
+
+
+def test_a_forecast_of_order_two_is_exact_for_an_output_that_is_quadratic() -> None:
+    assert error_of(2) < 1e-5
+    assert error_of(1) > 0.01
+
+
+@pytest.mark.parametrize(("make", "calls"), [(tiny.stable_diffusion, 1), (flux, 2)])
+def test_nothing_of_the_denoiser_runs_at_a_skipped_step(make: Any, calls: int) -> None:
+    pipe = make()
+    name = "transformer" if make is flux else "unet"
+    cached(pipe, **OPTIONS)
+    denoiser, count = getattr(pipe, name), 0
+
+    def note(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    for module in denoiser.modules():
+        if module is not denoiser:
+            module.register_forward_hook(note)
+    draw(pipe)
+    once, count = count, 0
+    plain = make()
+    for module in getattr(plain, name).modules():
+        if module is not getattr(plain, name):
+            module.register_forward_hook(note)
+    draw(plain)
+    assert once * STEPS == count * len(FULL)
+    counts = ran(pipe)
+    assert counts[f"{name} full"] == calls * len(FULL)
+    assert counts[f"{name} left out"] == calls * (STEPS - len(FULL))
+    assert counts[f"{name} bytes kept at most"] > 0
+    assert f"{name} shallow" not in counts
+
+
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, flux])
+def test_with_every_step_full_nothing_changes_and_restore_is_bit_for_bit(make: Any) -> None:
+    pipe = make()
+    plain, before = draw(pipe), tiny.snapshot(pipe)
+    assert apart(draw(cached(pipe, steps=range(STEPS), forecast=2, skip="whole")), plain) == 0
+    draw(cached(pipe, **OPTIONS))
+    sdaccel.restore(pipe)
+    assert tiny.snapshot(pipe) == before
+    assert apart(draw(pipe), plain) == 0
+
+
+def test_pictures_one_after_the_other_and_amid_each_other_are_kept_apart() -> None:
+    alone = draw(cached(tiny.stable_diffusion(), **OPTIONS), prompt="a dog")
+    outer = cached(tiny.stable_diffusion(), **OPTIONS)
+    inner = cached(tiny.stable_diffusion(), **OPTIONS)
+    amid = []
+
+    def interrupt(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step in (0, 5):
+            amid.append(draw(inner, prompt="a dog"))
+        return kwargs
+
+    found = draw(outer, prompt="a cat", callback_on_step_end=interrupt)
+    assert [apart(each, alone) for each in amid] == [0, 0]
+    assert apart(found, draw(cached(tiny.stable_diffusion(), **OPTIONS), prompt="a cat")) == 0
+    assert apart(draw(outer, prompt="a dog"), alone) == 0
+
+
+def test_a_text_that_changes_amid_the_steps_is_computed() -> None:
+    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+
+    def change(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step == 3:
+            kwargs["prompt_embeds"] = kwargs["prompt_embeds"].flip(0)
+        return kwargs
+
+    draw(
+        pipe,
+        callback_on_step_end=change,
+        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+    )
+    assert ran(pipe)["unet full"] == len(FULL) + 1
+
+
+def test_a_pipeline_that_writes_to_what_it_is_given_changes_no_forecast() -> None:
+    pictures = []
+    for spoil in (False, True):
+        pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+
+        def write(_: Any, __: Any, output: Any, spoil: bool = spoil) -> Any:
+            picture = output[0].clone()
+            if spoil:
+                output[0].fill_(9.0)
+            return (picture,)
+
+        pipe.unet.register_forward_hook(write)
+        pictures.append(draw(pipe))
+    assert apart(*pictures) == 0
+
+
+def test_what_no_block_can_be_left_out_of_can_be_left_out_as_a_whole() -> None:
+    deep = cached(tiny.stable_diffusion(), depth=9)
+    assert "unet" in sdaccel.report(deep)["step_cache"].refused
+    whole = cached(tiny.stable_diffusion(), depth=9, **OPTIONS)
+    draw(whole)
+    assert ran(whole)["unet left out"] == STEPS - len(FULL)
+
+
+def test_a_copied_denoiser_computes_everything() -> None:
+    pipe = cached(tiny.stable_diffusion(), **OPTIONS)
+    inputs = (torch.randn(1, 4, 8, 8), torch.tensor(3), torch.randn(1, 16, 32))
+    with torch.no_grad():
+        wanted = tiny.stable_diffusion().unet(*inputs).sample
+        assert torch.equal(copy.deepcopy(pipe.unet)(*inputs).sample, wanted)
+        assert torch.equal(pipe.unet(*inputs).sample, wanted)
+    assert not ran(pipe)
+
+
+@pytest.mark.parametrize("make", [tiny.stable_diffusion, flux])
+def test_hoisting_looks_at_no_forward_that_is_left_out(make: Any) -> None:
+    """The second call of a generation, which it would look into, is left out here."""
+    options = {"steps": [0, 2, 4, 6, 8, 10], "forecast": 1, "skip": "whole"}
+    wanted = draw(cached(make(), **options))
+    pipe = make()
+    sdaccel.accelerate(pipe, "none", hoist=True, step_cache=options)
+    for _ in range(2):
+        assert apart(draw(pipe), wanted) < ROUNDED
+    hoisted = sdaccel.report(pipe)["hoist"].ran
+    assert hoisted["rows read"] > 0
+    assert not any("anew" in each for each in hoisted)
+
+
+def test_compiled_it_is_what_it_is_eagerly() -> None:
+    pipe = tiny.stable_diffusion()
+    how = {"backend": "eager", "scope": "whole", "vae": False}
+    sdaccel.accelerate(pipe, "none", compile=how, step_cache=OPTIONS)
+    assert apart(draw(pipe), draw(cached(tiny.stable_diffusion(), **OPTIONS))) < ROUNDED
+    assert sdaccel.report(pipe)["compile"].ran["compiled calls"] == len(FULL)
+    torch._dynamo.reset()
+
+
+def test_one_branch_of_guidance_is_forecast_where_the_other_is_left_out() -> None:
+    pipe = tiny.stable_diffusion()
+    guidance = {"stop": 0.5, "every": None, "fewest_steps": 1}
+    sdaccel.accelerate(pipe, "none", guidance=guidance, step_cache={**OPTIONS, "interval": 2})
+    draw(pipe)
+    counts = ran(pipe)
+    # both branches in full at 0, 2, 4; one at 6, when its size is new, and at 8, 10 and 11
+    assert counts["unet full"] == 7
+    assert counts["unet left out"] == 5
+    assert sdaccel.report(pipe)["guidance"].ran["unet one branch"] == 6
+
+
+def test_another_thing_to_skip_is_named() -> None:
+    with pytest.raises(sdaccel.errors.PlanError, match="skip is 'deep' or 'whole'"):
+        cached(tiny.stable_diffusion(), skip="all")
