@@ -105,11 +105,12 @@ class Target:
         return dtype_of(self.denoisers[0].module)
 
     def each(
-        self, record: PassRecord, *kinds: Kind, weights: bool = True
+        self, record: PassRecord, *kinds: Kind, weights: bool = True, sessions: bool = False
     ) -> Iterator[tuple[Component, Any]]:
         """The components of these kinds that a pass may change; the others are noted as refused.
 
-        With `weights=False` the pass leaves weights alone, so quantized or offloaded ones pass too.
+        With `weights=False` the pass leaves weights alone, so quantized or offloaded ones pass too,
+        with `sessions` all that lies within a denoiser, so one that a session computes does.
         """
         for component in self.components:
             if component.kind not in kinds:
@@ -117,7 +118,7 @@ class Target:
             owner = shared_by(component.module, self.pipe)
             if owner is not None:
                 record.refuse(component.name, f"shared with a pipe accelerated before ({owner})")
-            elif SESSION in component.module.__dict__:
+            elif SESSION in component.module.__dict__ and not sessions:
                 runtime = component.module.__dict__[SESSION]
                 record.refuse(component.name, f"a session computes it (pass {runtime})")
             elif weights and component.obstacle is not None:

@@ -96,7 +96,8 @@ class StepCache(Pass):
         return {"depth": self.depth, "first": self.first, "last": self.last}
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
-        for component, model in target.each(record, "denoiser", weights=False):
+        sessions = not self._skips_deep
+        for component, model in target.each(record, "denoiser", weights=False, sessions=sessions):
             reason = self._obstacle(component, model, target)
             schedule = None
             if reason is None:

@@ -107,3 +107,17 @@ def test_a_step_cache_beside_a_session_refuses_and_the_picture_is_the_sessions(
     with pytest.raises(sdaccel.SdaccelError, match="a session computes it"):
         sdaccel.accelerate(pipe, "onnxruntime", strict=True, **asked)
     assert np.array_equal(tiny.draw_flux(pipe), truth)
+
+
+def test_steps_without_the_denoiser_leave_out_the_session_as_well(flux: Path) -> None:
+    pipe, steps = tiny.flux(), {"num_inference_steps": 6}
+    cache = {"step_cache": {"skip": "whole", "fewest_steps": 1, "interval": 2}}
+    with sdaccel.accelerated(pipe, "none", **cache):
+        truth = tiny.draw_flux(pipe, **steps)
+    stock = tiny.draw_flux(pipe, **steps)
+    with sdaccel.accelerated(pipe, "onnxruntime", strict=True, **by_session(flux), **cache):
+        assert psnr(tiny.draw_flux(pipe, **steps), truth) > 90
+        ran = sdaccel.report(pipe)["onnxruntime"].ran["transformer by the session"]
+    assert 4 <= ran < 12
+    assert np.array_equal(tiny.draw_flux(pipe, **steps), stock)
+    assert psnr(truth, stock) < 90
