@@ -42,8 +42,8 @@ class StepCache(Pass):
         interval: each `interval`-th step is full, and the last, and the first ones that a forecast
             needs.
         steps: the numbers of the full steps instead, from 0; beyond the largest all are full.
-        skip: what the other steps leave out: "deep", or "whole" for all of any denoiser, which
-            then costs next to nothing, and whose output is forecast.
+        skip: what the other steps leave out: "deep", or "whole" for all of any denoiser, its
+            ControlNets included, which then cost next to nothing, and whose output is forecast.
         budget: the least mean PSNR against stock's pictures, in dB, that is to be kept: takes full
             steps, forecast and skip from what `sdaccel calibrate` has measured for this model,
             scheduler, number of steps and guidance scale. The embedded models come calibrated.
@@ -156,7 +156,7 @@ class StepCache(Pass):
         """Why nothing can be skipped in a denoiser, in half a sentence, or None."""
         import torch
 
-        if type(model).__module__.startswith(_CONTROLNETS):
+        if self._skips_deep and type(model).__module__.startswith(_CONTROLNETS):
             return "computed at every step, though shallow ones read its outer residuals alone"
         if getattr(model, "_cache_config", None) is not None:
             return "diffusers' own cache is enabled: call its disable_cache() first"

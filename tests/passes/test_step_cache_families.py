@@ -17,7 +17,8 @@ pytestmark = [
 ]
 DENOISERS = [family for family in families() if family.part == "denoiser"]
 REFUSED = {
-    "ControlNet": "computed at every step, though shallow ones read its outer residuals alone"
+    "ControlNet": "computed at every step, though shallow ones read its outer residuals alone",
+    "ErnieImage": "no list of blocks is known whose results are among their arguments",
 }
 GIVEN_UP = {"Latte": "denoiser: nothing is skipped, its lists of blocks take turns"}
 

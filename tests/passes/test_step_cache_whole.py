@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from caching import STEPS, apart, cached, draw, flux, ran
+from caching import STEPS, apart, cached, controlnet, draw, flux, ran
 
 import sdaccel
 
@@ -224,3 +224,15 @@ def test_one_branch_of_guidance_is_forecast_where_the_other_is_left_out() -> Non
 def test_another_thing_to_skip_is_named() -> None:
     with pytest.raises(sdaccel.errors.PlanError, match="skip is 'deep' or 'whole'"):
         cached(tiny.stable_diffusion(), skip="all")
+
+
+def test_a_controlnet_rests_where_its_denoiser_does_and_changes_nothing_else() -> None:
+    """By hand: the UNet alone is left out, and its ControlNet computes for nothing."""
+    alone = controlnet()
+    resting = controlnet()
+    cached(resting, steps=FULL, forecast=1, skip="whole")
+    cached(alone, steps=FULL, forecast=1, skip="whole")
+    alone.controlnet.forward = alone.controlnet.forward.stock
+    assert apart(draw(resting), draw(alone)) < CALM
+    assert ran(resting)["controlnet left out"] == STEPS - len(FULL)
+    assert ran(resting)["controlnet full"] == len(FULL)
