@@ -21,6 +21,18 @@ def networks(pipe: Any, names: Sequence[str]) -> list[torch.nn.Module]:
     return [getattr(module, "decoder", module) for module in found]
 
 
+def to_channels_last(module: torch.nn.Module) -> None:
+    """Put the weights of 2-D convolutions in channels-last order.
+
+    `Module.to` refuses a module that holds convolutions in 3-D as well, as video models do.
+    """
+    import torch
+
+    for weight in module.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+
 @contextmanager
 def compiled(pipe: Any, names: Sequence[str], freezing: bool) -> Iterator[None]:
     """Each network as one torch.compile graph; frozen ones are channels-last first."""
@@ -29,7 +41,7 @@ def compiled(pipe: Any, names: Sequence[str], freezing: bool) -> Iterator[None]:
 
     for name in names:
         if freezing:
-            getattr(pipe, name).to(memory_format=torch.channels_last)
+            to_channels_last(getattr(pipe, name))
     for module in networks(pipe, names):
         module.compile()
     try:

@@ -230,7 +230,7 @@ def to_fast_dtype(
     for name in (*names, *(name for name in kinds if kinds[name] == "text_encoder")):
         network = getattr(pipe, name)
         cast(network, choice.dtype)
-        network.to(memory_format=torch.channels_last)
+        peers.to_channels_last(network)
 
 
 _STOCK_AND_PEERS = (

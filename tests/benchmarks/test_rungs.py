@@ -49,6 +49,15 @@ def test_16_bit_is_taken_where_the_machine_is_faster_in_it(monkeypatch: pytest.M
         assert opened.pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_convolutions_in_2_d_are_channels_last_beside_those_in_3_d() -> None:
+    module = torch.nn.ModuleList([torch.nn.Conv2d(4, 4, 3), torch.nn.Conv3d(4, 4, 3)])
+    flat, deep = (each.weight for each in module)
+    before = deep.stride(), flat.clone()
+    peers.to_channels_last(module)
+    assert flat.is_contiguous(memory_format=torch.channels_last)
+    assert (deep.stride(), flat.equal(before[1])) == (before[0], True)
+
+
 def test_the_allocator_is_on_within_the_rungs_surroundings_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
