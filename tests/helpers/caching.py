@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tiny
@@ -48,6 +49,23 @@ def draw(pipe: Any, **changes: Any) -> Any:
         edges = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
         options = {"image": edges, **options}
     return (tiny.draw_flux if hasattr(pipe, "transformer") else tiny.draw)(pipe, **options)
+
+
+def texts(change: Callable[[Any, int, Any], Any]) -> dict[str, Any]:
+    """Keywords of `draw`: after each step `change(pipe, step, embeddings)` gives the next ones."""
+
+    def after(pipe: Any, step: int, _: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "prompt_embeds": change(pipe, step, kwargs["prompt_embeds"])}
+
+    return {
+        "callback_on_step_end": after,
+        "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
+    }
+
+
+def another_text(after: int) -> dict[str, Any]:
+    """Keywords of `draw`: another text from the step after that one on."""
+    return texts(lambda _, step, embeds: embeds.flip(0) if step == after else embeds)
 
 
 def apart(one: Any, other: Any) -> float:

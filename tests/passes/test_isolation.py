@@ -21,10 +21,14 @@ def skipping(pipe: Any) -> Any:
     return cached(pipe, interval=3, forecast=1)
 
 
+def leaving_out(pipe: Any) -> Any:
+    return cached(pipe, interval=3, forecast=1, skip="whole")
+
+
 Keeps = Callable[[Any], Any]
 """Puts the pass on a pipe."""
 
-pytestmark = pytest.mark.parametrize("keeps", [skipping, merging])
+pytestmark = pytest.mark.parametrize("keeps", [skipping, leaving_out, merging])
 
 
 def fresh(keeps: Keeps, **changes: Any) -> Any:
@@ -78,7 +82,7 @@ def test_nor_does_one_with_the_same_unet_and_no_pass_of_its_own(keeps: Keeps) ->
     outer = keeps(tiny.stable_diffusion())
     inner = tiny.stable_diffusion(unet=outer.unet)
     keeping_nothing = merging(tiny.stable_diffusion(), every=1)
-    other = draw(tiny.stable_diffusion() if keeps is skipping else keeping_nothing, prompt="a dog")
+    other = draw(keeping_nothing if keeps is merging else tiny.stable_diffusion(), prompt="a dog")
     found, *amid = drawing_amid(outer, inner)
     assert apart(found, fresh(keeps, prompt="a cat")) == 0
     assert [apart(each, other) for each in amid] == [0, 0]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from caching import STEPS, apart, cached, draw, flux, ran
+from caching import STEPS, another_text, apart, cached, draw, flux, ran, texts
 from diffusers import StableDiffusionImg2ImgPipeline
 
 OPTIONS: dict[str, Any] = {"interval": 3, "forecast": 1}
@@ -37,32 +37,14 @@ def test_an_interruption_within_a_call_leaves_nothing_half_kept() -> None:
 
 def test_a_text_that_changes_amid_the_steps_is_computed_in_full() -> None:
     pipe = cached(tiny.stable_diffusion(), **OPTIONS)
-
-    def change(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 2:
-            kwargs["prompt_embeds"] = kwargs["prompt_embeds"].flip(0)
-        return kwargs
-
-    draw(
-        pipe,
-        callback_on_step_end=change,
-        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
-    )
+    draw(pipe, **another_text(after=2))
     # full by schedule: 0, 1, 4, 7, 10, 11; and step 3 for the new text
     assert ran(pipe)["unet full"] == 7
 
 
 def test_a_text_made_anew_at_every_step_is_never_taken_for_the_same() -> None:
     pipe = cached(tiny.stable_diffusion(), **OPTIONS)
-
-    def renew(_: Any, __: int, ___: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, "prompt_embeds": kwargs["prompt_embeds"].clone()}
-
-    draw(
-        pipe,
-        callback_on_step_end=renew,
-        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
-    )
+    draw(pipe, **texts(lambda _, __, embeds: embeds.clone()))
     assert ran(pipe)["unet full"] == STEPS
 
 
@@ -70,17 +52,13 @@ def test_guidance_that_ends_amid_the_steps_starts_anew() -> None:
     """The unconditional call falls away, or the batch is halved."""
     pipe = cached(tiny.stable_diffusion(), **OPTIONS)
 
-    def end(pipe: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 2:
-            pipe._guidance_scale = 0.0
-            kwargs["prompt_embeds"] = kwargs["prompt_embeds"][1:]
-        return kwargs
+    def end(pipe: Any, step: int, embeds: Any) -> Any:
+        if step != 2:
+            return embeds
+        pipe._guidance_scale = 0.0
+        return embeds[1:]
 
-    draw(
-        pipe,
-        callback_on_step_end=end,
-        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
-    )
+    draw(pipe, **texts(end))
     assert ran(pipe)["unet full"] == 7
 
 

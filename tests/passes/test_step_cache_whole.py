@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from caching import STEPS, apart, cached, controlnet, draw, flux, ran
+from caching import STEPS, another_text, apart, cached, controlnet, draw, flux, ran
 
 import sdaccel
 
@@ -119,36 +119,9 @@ def test_with_every_step_full_nothing_changes_and_restore_is_bit_for_bit(make: A
     assert apart(draw(pipe), plain) == 0
 
 
-def test_pictures_one_after_the_other_and_amid_each_other_are_kept_apart() -> None:
-    alone = draw(cached(tiny.stable_diffusion(), **OPTIONS), prompt="a dog")
-    outer = cached(tiny.stable_diffusion(), **OPTIONS)
-    inner = cached(tiny.stable_diffusion(), **OPTIONS)
-    amid = []
-
-    def interrupt(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step in (0, 5):
-            amid.append(draw(inner, prompt="a dog"))
-        return kwargs
-
-    found = draw(outer, prompt="a cat", callback_on_step_end=interrupt)
-    assert [apart(each, alone) for each in amid] == [0, 0]
-    assert apart(found, draw(cached(tiny.stable_diffusion(), **OPTIONS), prompt="a cat")) == 0
-    assert apart(draw(outer, prompt="a dog"), alone) == 0
-
-
 def test_a_text_that_changes_amid_the_steps_is_computed() -> None:
     pipe = cached(tiny.stable_diffusion(), **OPTIONS)
-
-    def change(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 3:
-            kwargs["prompt_embeds"] = kwargs["prompt_embeds"].flip(0)
-        return kwargs
-
-    draw(
-        pipe,
-        callback_on_step_end=change,
-        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
-    )
+    draw(pipe, **another_text(after=3))
     assert ran(pipe)["unet full"] == len(FULL) + 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from caching import STEPS, apart, draw, flux
+from caching import STEPS, another_text, apart, draw, flux
 from merging import merging, record
 
 import sdaccel
@@ -16,17 +16,7 @@ import sdaccel
 
 def test_a_text_that_changes_amid_the_steps_is_matched_anew() -> None:
     pipe = merging(tiny.stable_diffusion(), every=STEPS)
-
-    def change(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 2:
-            kwargs["prompt_embeds"] = kwargs["prompt_embeds"].flip(0)
-        return kwargs
-
-    draw(
-        pipe,
-        callback_on_step_end=change,
-        callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
-    )
+    draw(pipe, **another_text(after=2))
     assert record(pipe).ran["unet merged by a new map"] == 2 * 3
 
 
