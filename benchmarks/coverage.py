@@ -21,6 +21,7 @@ from sdaccel.passes import NAMES
 
 from . import provenance
 from .families import SIZES, Family, cast, families
+from .markdown_table import markdown_table
 from .measure import EXACT_ERROR, EXACT_RATIO, relative_error
 
 if TYPE_CHECKING:
@@ -170,22 +171,16 @@ def markdown(rows: Iterable[Covered]) -> str:
     versions = provenance.versions()
     told = ", ".join(f"{name} {versions[name]}" for name in ("diffusers", "torch"))
     by = ", ".join(sorted(set().union(*(row.by for row in rows))))
-    head = [
-        f"{told}; ops by {by or 'nobody'}",
-        "",
-        f"| {' | '.join(HEADS)} |",
-        "|---" * len(HEADS) + "|",
-    ]
-    return "\n".join([*head, *map(_line, rows)]) + "\n"
+    return markdown_table(f"{told}; ops by {by or 'nobody'}", HEADS, map(_cells, rows))
 
 
-def _line(row: Covered) -> str:
+def _cells(row: Covered) -> list[str]:
     wrong = "" if row.restored else ", not restored"
     judged = [
         f"{row.error:.0e}{wrong if row.error <= EXACT_ERROR else ': not exact'}",
         f"{row.ratio:.2f}{'' if row.ratio <= EXACT_RATIO else ': not exact'}",
     ]
-    cells = [
+    return [
         row.family.name,
         f"`{row.family.model}`",
         f"{row.matched} of {row.modules}",
@@ -195,7 +190,6 @@ def _line(row: Covered) -> str:
         *judged,
         "{:g} of {:g}".format(*row.attentions) if row.attentions else "",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _counts(counts: Any) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .architectures import SD15_UNET, SD15_VAE
 from .families import Family, families
+from .markdown_table import markdown_table
 
 if TYPE_CHECKING:
     from sdaccel.export.parity import Distance
@@ -149,14 +150,11 @@ def markdown(rows: Iterable[Exported], attention: str) -> str:
     """The table, one row a component, below the versions and the machine it was made with."""
     from sdaccel.device import describe
 
-    head = [
+    made = (
         f"{versions()}; attention {attention}; seconds of one CPU ({describe().name}) for the "
-        "tiny instance",
-        "",
-        f"| {' | '.join(HEADS)} |",
-        "|---" * len(HEADS) + "|",
-    ]
-    return "\n".join([*head, *map(_line, rows)]) + "\n"
+        "tiny instance"
+    )
+    return markdown_table(made, HEADS, map(_cells, rows))
 
 
 def versions() -> str:
@@ -167,7 +165,7 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
-def _line(row: Exported) -> str:
+def _cells(row: Exported) -> list[str]:
     count = weights(row.family)
     real = [
         f"{REAL[row.family.name]}: {count / 1e9:.2f} G",
@@ -185,8 +183,7 @@ def _line(row: Exported) -> str:
             str(row.nodes),
             f"{row.seconds:.0f}",
         ]
-    shown = [row.family.name, f"`{row.family.model}`", row.component, *cells, *real]
-    return f"| {' | '.join(shown)} |"
+    return [row.family.name, f"`{row.family.model}`", row.component, *cells, *real]
 
 
 def _memory(count: int) -> float:

@@ -17,6 +17,7 @@ from . import provenance
 from .denoisers import DENOISERS
 from .errors import BenchmarkError
 from .families import Family, Size, cast
+from .markdown_table import markdown_table
 
 if TYPE_CHECKING:
     import torch
@@ -127,17 +128,12 @@ def markdown(rows: Iterable[Counted]) -> str:
     """The table, below the versions it was made with."""
     versions = provenance.versions()
     told = ", ".join(f"{name} {versions[name]}" for name in ("diffusers", "torch"))
-    head = [
-        f"{told}; counted on the meta device, weights and tables in bf16",
-        "",
-        f"| {' | '.join(HEADS)} |",
-        "|---" * len(HEADS) + "|",
-    ]
-    return "\n".join([*head, *map(_line, rows)]) + "\n"
+    made = f"{told}; counted on the meta device, weights and tables in bf16"
+    return markdown_table(made, HEADS, map(_cells, rows))
 
 
-def _line(row: Counted) -> str:
-    cells = [
+def _cells(row: Counted) -> list[str]:
+    return [
         row.name,
         f"{row.weights / 1e9:.2f}",
         f"{(row.weights - row.released) / 1e9:.2f}",
@@ -149,7 +145,6 @@ def _line(row: Counted) -> str:
         str(row.constant),
         f"{row.flops / 1e9:.3g}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

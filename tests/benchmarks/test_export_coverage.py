@@ -67,7 +67,7 @@ def test_a_real_component_s_export_is_costed_and_held_to_its_limits(
     assert row.written > row.weights > 0
     assert row.export.cpu > 0
     assert row.comparison.peak > row.weights
-    slow = replace(row, export=replace(row.export, cpu=export_real.SECONDS + 1))
+    slow = replace(row, export=replace(row.export, wall=export_real.SECONDS + 1))
     large = replace(row, comparison=replace(row.comparison, peak=int(export_real.MEMORY) + 1))
     far = replace(row, distances=[replace(each, error=1e-3) for each in row.distances])
     assert not any(each.passed for each in (slow, large, far))
