@@ -33,8 +33,8 @@ _OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 """Options of a named plan's passes: a PSNR in dB to be kept where a model is calibrated, else each
 second step in full, or each third.
 
-A mean PSNR is no prompt fidelity: shapes-dit with 8 of 25 steps in full, at 38 dB, lost 6.5 points
-of 200 evaluation prompts; with 9, at 41 dB, 1.5. So `fast` asks for 39 dB."""
+A mean PSNR is no prompt fidelity: shapes-dit with 8 of 25 steps in full, at 38 dB, lost 3.5 points
+over 200 held-out prompts; with 9, which 39 dB takes, 1."""
 
 
 @dataclass(frozen=True)
