@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from sdaccel import Plan
@@ -15,7 +16,8 @@ _OPTIONS = re.compile(r"(\w+)\[([^\[\]]*)\]")
 def plan_of(expression: str) -> Plan:
     """The plan of an expression in which a pass may have options, numbers or words, in brackets.
 
-    Raises `PlanError` for what is no plan, and for an option that a pass doesn't take.
+    Its name is the expression. Raises `PlanError` for what is no plan, and for an option that a
+    pass doesn't take.
     """
     options: dict[str, dict[str, Any]] = {}
 
@@ -24,7 +26,7 @@ def plan_of(expression: str) -> Plan:
         return found[1]
 
     plan = Plan.of(_OPTIONS.sub(bare, expression))
-    return plan.override(**options) if options else plan
+    return replace(plan.override(**options), name=expression) if options else plan
 
 
 def _option(text: str) -> tuple[str, Any]:

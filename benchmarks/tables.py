@@ -105,7 +105,9 @@ def table(results: Results) -> Any:
             overflow="fold",
         )
     for row, line in zip(timed, lines, strict=True):
-        grid.add_row(*(line[index] for index in used), style="bold" if row.kind == "plan" else None)
+        grid.add_row(
+            *(Text(line[index]) for index in used), style="bold" if row.kind == "plan" else None
+        )
     notes = [Text(f"{row.rung}: {_quality(row)}") for row in timed if row.quality]
     for row in results.rows:
         if row.status != "ok":

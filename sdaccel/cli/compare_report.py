@@ -70,8 +70,9 @@ def stronger_effect(first: Plan, second: Plan) -> str:
 def table(outcome: Outcome) -> Table:
     """A row a metric; of a score, both plans' means, and the interval and worst of the change."""
     from rich.table import Table
+    from rich.text import Text
 
-    title = f"{outcome.second.name} beside {outcome.first.name}"
+    title = Text(f"{outcome.second.name} beside {outcome.first.name}")
     grid = Table(title=title, title_justify="left")
     for column in ("metric", "mean", "95% interval", "worst", "at", "gate"):
         grid.add_column(column, justify="left" if column in ("metric", "gate") else "right")

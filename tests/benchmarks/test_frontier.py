@@ -19,6 +19,7 @@ from sdaccel.errors import PlanError
 
 def test_a_rungs_name_may_hold_options_of_its_passes() -> None:
     plan = plan_of("eager+step_cache[interval=4, forecast=0]+precision[dtype=bfloat16]")
+    assert plan.name == "eager+step_cache[interval=4, forecast=0]+precision[dtype=bfloat16]"
     options = {each.name: each.options for each in plan.passes}
     assert options["step_cache"]["interval"] == 4
     assert options["step_cache"]["forecast"] == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sdaccel.benchmarks import tables
 from sdaccel.benchmarks.errors import ResultsError
@@ -147,18 +149,26 @@ def test_markdown_keeps_the_rungs_that_were_not_timed_with_their_reason() -> Non
     assert "float32 matmul 0.10 TFLOP/s" in text
 
 
-def test_the_terminals_table_fits_80_columns_and_lists_what_was_not_timed() -> None:
-    import io
-
-    from rich.console import Console
-
-    skipped = Row("tiny", "openvino", "peer", "", "picture", status="skipped", reason="Not here.")
+def shown(*rows: Row) -> list[str]:
+    """The lines of the terminal's table."""
     screen = io.StringIO()
+    Console(file=screen, width=80).print(tables.table(results_of(*rows)))
+    return screen.getvalue().splitlines()
+
+
+def test_the_terminals_table_keeps_a_plans_options() -> None:
+    row = a_row()
+    row.rung, row.quality = "eager+guidance[every=2]", {}
+    lines = shown(row)
+    assert "eager+guidance[every=2]" in "".join(line.split()[0] for line in lines if line)
+
+
+def test_the_terminals_table_fits_80_columns_and_lists_what_was_not_timed() -> None:
+    skipped = Row("tiny", "openvino", "peer", "", "picture", status="skipped", reason="Not here.")
     row = a_row()
     row.rung = "torch-compile-freezing-malloc"
     row.setup_seconds = 150.8
-    Console(file=screen, width=80).print(tables.table(results_of(row, skipped)))
-    lines = screen.getvalue().splitlines()
+    lines = shown(row, skipped)
     (figures,) = [line for line in lines if "2.00x" in line]
     for text in ("1.00 s", "1%", "2.0e-07", "50%", "151 s", "1.00 G"):
         assert text in figures

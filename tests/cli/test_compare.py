@@ -213,5 +213,5 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(
 
 def test_a_plan_s_passes_may_have_options_in_brackets(run: Any, loaded: Any) -> None:
     outcome = run("compare", "stock", "none+step_cache[interval=2,fewest_steps=1]", *BRIEF)
-    assert "step_cache beside stock" in outcome.out
+    assert "none+step_cache[interval=2,fewest_steps=1] beside stock" in outcome.out
     assert "interval" in run("compare", "stock", "none+step_cache[every=2]", *BRIEF).complaint
