@@ -185,27 +185,39 @@ def test_a_layout_says_what_covers_each_cell_at_both_ends_of_a_token() -> None:
     assert not np.array_equal(by_frame[0], by_frame[8])
 
 
-@pytest.mark.parametrize(("kind", "clips"), [((1.0, 9), 8), ((2.5, 3), 20), ((6.0, 1), 48)])
-def test_a_batch_of_the_transformer_holds_each_clip_twice_in_true_words(
-    kind: tuple[float, int], clips: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "count"), [((1.0, 9), 8), ((3.2, 3), 25), ((9.0, 1), 72)])
+def test_a_clip_is_encoded_once_and_comes_again_in_other_true_words(
+    kind: tuple[float, int], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kind in video_latents.KINDS
     monkeypatch.setattr(video_latents, "KINDS", (kind,))
+    monkeypatch.setattr(video_latents, "DISTINCT", count)
     torch.manual_seed(0)
     autoencoder = build_autoencoder(**SMALL).eval()
-    batch = video_latents.draw_batch(autoencoder, 8, torch.Generator().manual_seed(0))
-    half, frames = clips // 2, kind[1]
-    assert batch.latents.shape == (clips, 16, frames, 12, 12)
-    assert batch.layouts.shape == (clips, 2, 36 * frames, 8)
-    assert torch.equal(batch.latents[:half], batch.latents[half:])
-    assert torch.equal(batch.layouts[:half], batch.layouts[half:])
-    for first, second, place in zip(
-        batch.prompts[:half], batch.prompts[half:], batch.backgrounds, strict=False
-    ):
-        scenes = parse(first), parse(second)
+    clips = video_latents.TrainingClips(autoencoder, 8)
+    first, second = (clips.draw(torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert len(clips.kept) == 1
+    assert first.latents.shape == (count, 16, kind[1], 12, 12)
+    assert first.layouts.shape == (count, 2, 36 * kind[1], 8)
+    assert torch.equal(first.latents, second.latents)
+    assert torch.equal(first.layouts, second.layouts)
+    assert first.prompts != second.prompts
+    for prompts in zip(first.prompts, second.prompts, first.backgrounds, strict=True):
+        scenes = [parse(prompt) for prompt in prompts[:2]]
         motions = [sorted(actor.motion for actor in scene.actors) for scene in scenes]
         assert motions[0] == motions[1]
-        assert all(scene.background in (None, COLOURS[place]) for scene in scenes)
+        assert all(scene.background in (None, COLOURS[prompts[2]]) for scene in scenes)
+
+
+def test_a_training_that_goes_on_learns_from_the_same_clips() -> None:
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(**SMALL).eval()
+    first, again = (
+        video_latents.TrainingClips(autoencoder, 2).draw(torch.Generator().manual_seed(3))
+        for _ in range(2)
+    )
+    assert torch.equal(first.latents, again.latents)
+    assert first.prompts == again.prompts
 
 
 def test_the_latents_and_layouts_of_a_clips_beginning_are_the_beginning_of_the_clips() -> None:

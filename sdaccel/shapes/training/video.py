@@ -3,7 +3,7 @@
 text          text.pt           the text encoder, from prompts alone
 autoencoder   autoencoder.pt    encoder and decoder, on clips
 latents       vae/              the autoencoder, its latents' means and deviations written into it
-transformer   transformer.pt    the denoiser, on fresh clips
+transformer   transformer.pt    the denoiser, on clips
 decoder       decoder.pt        the decoder alone, longer
 export, pack                    see `stages`
 """

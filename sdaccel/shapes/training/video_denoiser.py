@@ -18,7 +18,7 @@ from torch.nn import functional
 from sdaccel.shapes.grammar import COLOURS, SHAPES
 from sdaccel.shapes.training.denoiser import DROPPED_PROMPTS, attention_for, stratified
 from sdaccel.shapes.training.loop import Loop, Recipe
-from sdaccel.shapes.training.video_latents import CELLS, Batch, draw_batch
+from sdaccel.shapes.training.video_latents import CELLS, Batch, TrainingClips
 from sdaccel.shapes.video.models import SHIFT, build_transformer
 
 CELL_CLASSES = (1 + len(COLOURS), 1 + len(SHAPES))
@@ -53,8 +53,9 @@ def train_transformer(
     evaluate_minutes: float = 15.0,
     **changes: Any,
 ) -> Loop:
-    """Train on fresh clips, encoded by the frozen autoencoder."""
+    """Train on clips that the frozen autoencoder encodes."""
     torch.manual_seed(recipe.seed)
+    clips = TrainingClips(autoencoder, recipe.batch_share)
     transformer = build_transformer(**changes)
     head = LayoutHead(
         transformer.config.num_attention_heads * transformer.config.attention_head_dim
@@ -66,7 +67,7 @@ def train_transformer(
     middle.register_forward_hook(lambda *call: features.append(call[-1]))
 
     def losses(modules: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = draw_batch(autoencoder, recipe.batch_share, generator)
+        batch = clips.draw(generator)
         noisy, sigmas, flow = diffuse(batch.latents, generator)
         text = encode_text(drop_prompts(batch.prompts, generator))
         features.clear()

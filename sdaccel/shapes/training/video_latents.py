@@ -1,11 +1,10 @@
-"""What the video model's transformer learns from: latents, wordings and layouts of fresh clips.
+"""What the video model's transformer learns from: latents, wordings and layouts of clips.
 
-Clips are drawn and encoded while training, so none comes again in another step. In its step each
-stands twice, in two wordings (and with two noises), because encoding it costs nearly half as much
-as learning from it.
+A clip is drawn and encoded when it is first wanted, which takes two thirds of the time of learning
+from it, and kept: it comes again with another noise and in other words.
 
 Most batches hold only the beginnings of clips: what a star looks like is learned from stills for a
-seventh of the time of whole clips. The autoencoder is causal, so the latents of a beginning are the
+ninth of the time of whole clips. The autoencoder is causal, so the latents of a beginning are the
 beginning of the latents.
 """
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from sdaccel.shapes.geometry import signed_distance
 from sdaccel.shapes.grammar import COLOURS, SHAPES
+from sdaccel.shapes.training import parallel
 from sdaccel.shapes.training.video_data import sample_definite, to_tensor
 from sdaccel.shapes.video.grammar import MovingScene, side_of
 from sdaccel.shapes.video.models import LATENT_CHANNELS, LATENT_FRAMES, LATENT_SIZE, PATCH
@@ -27,11 +27,12 @@ from sdaccel.shapes.video.paths import Path
 from sdaccel.shapes.video.renderer import FRAMES, Clip, draw_clip, local_coordinates
 
 CELLS = 2
-REPEATS = 2
 STANDS_FOR = (FRAMES - 1) // (LATENT_FRAMES - 1)
 MIN_COVERED = 0.4
-KINDS = ((1.0, LATENT_FRAMES), (2.5, 3), (6.0, 1))
+KINDS = ((1.0, LATENT_FRAMES), (3.2, 3), (9.0, 1))
 """Batches, each as long to compute: the share of the recipe's clips, and frames of latents."""
+DISTINCT = 4000
+"""How many clips of each kind a process learns from, with 41 kB of latents each at most."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,55 @@ class Batch:
     backgrounds: Tensor
 
 
-def draw_batch(autoencoder: Any, count: int, generator: torch.Generator) -> Batch:
-    """Draw and encode fresh training clips of one of KINDS; `count` if they are whole ones."""
-    device = str(generator.device)
-    seed = int(torch.randint(2**40, (), generator=generator, device=device))
-    rng = np.random.default_rng(seed)
-    share, latent_frames = KINDS[int(rng.integers(len(KINDS)))]
-    scenes = [sample_definite(rng) for _ in range(max(1, int(count * share) // REPEATS))]
-    clips = [draw_clip(scene, int(rng.integers(2**31))) for scene in scenes]
-    frames = frames_of(latent_frames)
-    pixels = np.stack([clip.pixels[:frames] for clip in clips])
-    layouts = np.stack([layout(clip, latent_frames) for clip in clips] * REPEATS)
-    backgrounds = [COLOURS.index(clip.background) for clip in clips]
-    return Batch(
-        latents=encode(autoencoder, pixels).repeat(REPEATS, 1, 1, 1, 1),
-        prompts=[reword(scene, rng).prompt for scene in scenes * REPEATS],
-        layouts=torch.from_numpy(layouts).to(device),
-        backgrounds=torch.tensor(backgrounds * REPEATS, device=device),
-    )
+@dataclass(frozen=True)
+class Encoded:
+    """Some clips as they are kept: scenes with all that is true of them, and as in `Batch`."""
+
+    latents: Tensor
+    scenes: list[MovingScene]
+    layouts: Tensor
+    backgrounds: Tensor
+
+
+class TrainingClips:
+    """The clips that one process learns from, the same whenever the training goes on.
+
+    A batch has `count` of them if they are whole ones.
+    """
+
+    def __init__(self, autoencoder: Any, count: int) -> None:
+        self.autoencoder, self.count = autoencoder, count
+        self.kept: dict[tuple[int, int], Encoded] = {}
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """A batch of one of KINDS, in wordings of its own."""
+        device = generator.device
+        kind, number, seed = torch.randint(2**40, (3,), generator=generator, device=device).tolist()
+        share, latent_frames = KINDS[kind % len(KINDS)]
+        count = max(1, int(self.count * share))
+        key = latent_frames, number % max(1, DISTINCT // count)
+        if key not in self.kept:
+            self.kept[key] = self._encode(count, *key)
+        clips, rng = self.kept[key], np.random.default_rng(seed)
+        return Batch(
+            latents=clips.latents.to(device, torch.float32),
+            prompts=[reword(scene, rng).prompt for scene in clips.scenes],
+            layouts=clips.layouts.to(device, torch.int64),
+            backgrounds=clips.backgrounds.to(device),
+        )
+
+    def _encode(self, count: int, latent_frames: int, number: int) -> Encoded:
+        rng = np.random.default_rng((parallel.rank(), latent_frames, number))
+        scenes = [sample_definite(rng) for _ in range(count)]
+        clips = [draw_clip(scene, int(rng.integers(2**31))) for scene in scenes]
+        pixels = np.stack([clip.pixels[: frames_of(latent_frames)] for clip in clips])
+        layouts = np.stack([layout(clip, latent_frames) for clip in clips])
+        return Encoded(
+            latents=encode(self.autoencoder, pixels).half().cpu(),
+            scenes=scenes,
+            layouts=torch.from_numpy(layouts.astype(np.uint8)),
+            backgrounds=torch.tensor([COLOURS.index(clip.background) for clip in clips]),
+        )
 
 
 def frames_of(latent_frames: int) -> int:
