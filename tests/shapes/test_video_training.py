@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from sdaccel.shapes import weights
@@ -343,3 +344,11 @@ def test_the_stages_lead_from_nothing_to_a_pipeline_that_loads(
     assert torch.equal(pipe.vae.decoder.conv_in.weight, kernel)
     assert pipe.vae.config.latents_std != [1.0] * 32
     assert '"fidelity": 0.0' in (tmp_path / "transformer.jsonl").read_text()
+    adopted = Job(tmp_path / "again", job.recipe, start=tmp_path / "pipeline", evaluate_count=1)
+    stages["adopt"].run(adopted)
+    begun = torch.load(tmp_path / "again" / "transformer.pt", weights_only=True)["modules"]
+    assert torch.equal(begun[f"transformer.{name}"], half)
+    stages["transformer"].run(adopted)
+    stages["export"].run(adopted)
+    again = AutoencoderKLWan.from_pretrained(tmp_path / "again" / "pipeline" / "vae")
+    assert torch.equal(again.decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)

@@ -56,9 +56,9 @@ def trained_since(folder: Path, stage: str, made: Path) -> bool:
     return not made.exists() or torch.load(path, map_location="cpu", weights_only=True)["step"] > 0
 
 
-def started_from(job: Job) -> Path:
-    """The pipeline to take trained parts from: `start`, or the embedded UNet pipeline."""
-    return job.start or Path(weights.__file__).parent / "unet"
+def started_from(job: Job, model: str = "unet") -> Path:
+    """The pipeline to take trained parts from: `start`, or an embedded one."""
+    return job.start or Path(weights.__file__).parent / model
 
 
 def adopt(folder: Path, stage: str, key: str, module: nn.Module) -> None:

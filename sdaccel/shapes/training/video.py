@@ -1,11 +1,12 @@
 """Trains the embedded text-to-video model; the stages, in order, and the files they leave.
 
-text          text.pt           the text encoder, from prompts alone
-autoencoder   autoencoder.pt    encoder and decoder, on clips
-latents       vae/              the autoencoder, its latents' means and deviations written into it
-transformer   transformer.pt    the denoiser, on clips
-decoder       decoder.pt        the decoder alone, longer
-export, pack                    see `stages`
+adopt         text.pt, vae/, ...   the parts of an exported pipeline, to train the last two further
+text          text.pt              the text encoder, from prompts alone
+autoencoder   autoencoder.pt       encoder and decoder, on clips
+latents       vae/                 the autoencoder, with the means and deviations of its latents
+transformer   transformer.pt       the denoiser, on clips
+decoder       decoder.pt           the decoder alone, longer
+export, pack                       see `stages`
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
+from transformers import UMT5EncoderModel
 
 from sdaccel.shapes.training import stages
 from sdaccel.shapes.training.loop import Recipe
@@ -60,6 +62,18 @@ class Parts:
         return build_pipeline(self.autoencoder, self.text_encoder, self.tokenizer, transformer)
 
 
+def adopt(job: Job) -> None:
+    """Start from the parts of an exported video pipeline."""
+    start, folder = stages.started_from(job, "video"), job.folder
+    text_encoder = UMT5EncoderModel.from_pretrained(start / "text_encoder")
+    stages.adopt(folder, "text", "text", text_encoder)
+    if not (folder / "vae").exists():
+        autoencoder: Any = AutoencoderKLWan.from_pretrained(start / "vae")
+        autoencoder.float().save_pretrained(folder / "vae")
+    transformer: Any = WanTransformer3DModel.from_pretrained(start / "transformer")
+    stages.adopt(folder, "transformer", "transformer", transformer)
+
+
 def latents(job: Job) -> None:
     """Leave the trained autoencoder with its latents' means and deviations."""
     trained = build_autoencoder()
@@ -96,6 +110,7 @@ def export(job: Job) -> None:
 
 
 STAGES = {
+    "adopt": Stage(adopt, alone=True, always=False),
     "text": Stage(
         lambda job: train_text(job.folder, job.recipe),
         Recipe(batch_size=64, decay_share=0.5, average=0.98, steps=4000),
