@@ -5,6 +5,7 @@ A speed-up that skips work has to draw better pictures than the same time spent 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,21 +19,22 @@ if TYPE_CHECKING:
     from .workloads import Workload
 
 PREFIX = "fewer-steps-"
-BETTER = "-dpm++"
-"""Behind it: with DPM++ 2M (Lu and others 2022), which needs fewer steps than most samplers."""
-_NAME = re.compile(rf"{PREFIX}(\d+)({re.escape(BETTER)})?")
+BETTER = {"-dpm++": "DPMSolverMultistepScheduler", "-unipc": "UniPCMultistepScheduler"}
+"""Behind it, samplers that need fewer steps than most: DPM++ 2M (Lu and others 2022), and UniPC
+(Zhao and others 2023), which can take the place of flow matching's own too."""
+_NAME = re.compile(rf"{PREFIX}(\d+)({'|'.join(map(re.escape, BETTER))})?")
 _WORTHWHILE = 1.05
 
 
 def fewer_steps(name: str) -> Rung | None:
-    """The rung "fewer-steps-12", or "fewer-steps-12-dpm++"; None for another name.
+    """The rung "fewer-steps-12", or "fewer-steps-12-dpm++" and the like; None for another name.
 
     Raises `BenchmarkError` for no steps.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    steps, better = int(match[1]), match[2] is not None
+    steps, sampler = int(match[1]), BETTER.get(match[2])
     if steps < 1:
         raise BenchmarkError(f"'{name}' draws nothing: it takes at least one step.")
 
@@ -42,24 +44,33 @@ def fewer_steps(name: str) -> Rung | None:
             raise Skip("One forward has no steps to leave out.")
         if steps >= workload.steps:
             raise Skip(f"These are no fewer steps than the {workload.steps} of stock.")
-        if better:
-            pipe.scheduler = _better(pipe.scheduler)
+        if sampler:
+            pipe.scheduler = better(pipe.scheduler, sampler)
         yield Opened(pipe, "approximate", workload=workload.with_steps(steps))
 
-    summary = "stock, in fewer steps" + (", by a better sampler" if better else "")
+    summary = "stock, in fewer steps" + (", by a better sampler" if sampler else "")
     return Rung(name, "control", summary, opened)
 
 
-def _better(scheduler: Any) -> Any:
-    """DPM++ 2M on the same noise schedule; raises `Skip` for a scheduler of another kind."""
-    from diffusers import DPMSolverMultistepScheduler as Better
+def better(scheduler: Any, name: str) -> Any:
+    """That sampler on the same noise schedule; raises `Skip` where it doesn't fit."""
+    import diffusers
 
-    names = {each.__name__ for each in scheduler.compatibles}
-    if Better.__name__ not in names or "Flow" in type(scheduler).__name__:
-        raise Skip(f"DPM++ 2M can't take the place of {type(scheduler).__name__}.")
-    if isinstance(scheduler, Better):
-        raise Skip("Stock draws with DPM++ 2M itself.")
-    return Better.from_config(scheduler.config)
+    before, wanted = type(scheduler).__name__, getattr(diffusers, name)
+    if before == name:
+        raise Skip(f"Stock draws with {name} itself.")
+    if before == "FlowMatchEulerDiscreteScheduler" and takes_sigmas(wanted):
+        shift = scheduler.config.shift
+        changes = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+        return wanted.from_config(scheduler.config, **changes, flow_shift=shift)
+    if name not in {each.__name__ for each in scheduler.compatibles} or "Flow" in before:
+        raise Skip(f"{name} can't take the place of {before}.")
+    return wanted.from_config(scheduler.config)
+
+
+def takes_sigmas(scheduler: Any) -> bool:
+    """Whether pipelines for flows can give a scheduler's class the noise levels of its steps."""
+    return "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
 
 
 def missing(rows: Sequence[Row], workload: Workload) -> list[Rung]:

@@ -1,7 +1,7 @@
 """The rungs of the frontier: how much speed a model has at which loss, and what controls reach.
 
 Each approximate plan runs at several settings. Beside them stands stock in fewer steps, with its
-own sampler and with DPM++ 2M, and the ladder adds stock in the time of each approximate rung.
+own sampler and with a better one, and the ladder adds stock in the time of each approximate rung.
 """
 
 from __future__ import annotations
@@ -44,4 +44,5 @@ def frontier(workload: Workload) -> list[Rung]:
     plans = [BASE, *(f"{BASE}+{each}" for each in _SETTINGS), *approximate]
     counts = dict.fromkeys(max(1, round(workload.steps / factor)) for factor in _FASTER)
     fewer = [f"{PREFIX}{count}" for count in counts if count < workload.steps]
-    return [rung(name) for name in [*plans, *fewer, *(f"{name}{BETTER}" for name in fewer)]]
+    better = [f"{name}{sampler}" for sampler in BETTER for name in fewer]
+    return [rung(name) for name in [*plans, *fewer, *better]]

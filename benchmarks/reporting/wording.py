@@ -26,6 +26,9 @@ def label(row: Row) -> str:
     return f"{row.rung} · {dtype(row)}"
 
 
+_SAMPLERS = {None: "steps", "dpm++": "DPM++", "unipc": "UniPC"}
+
+
 def short(row: Row) -> str:
     """A rung's name where there is little room: "interval 2", "12 steps", "12 DPM++"."""
     options = re.findall(r"\[([^\]]*)\]", row.rung)
@@ -34,7 +37,7 @@ def short(row: Row) -> str:
     control = re.fullmatch(r"fewer-steps-(\d+)(?:-(.*))?", row.rung)
     if control is None:
         return row.rung
-    return f"{control[1]} {control[2].upper() if control[2] else 'steps'}"
+    return f"{control[1]} {_SAMPLERS[control[2]]}"
 
 
 def role(row: Row) -> str:

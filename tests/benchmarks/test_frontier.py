@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from diffusers import DPMSolverMultistepScheduler
+import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from sdaccel.benchmarks import rungs
+from sdaccel import shapes
+from sdaccel.benchmarks import controls, rungs
 from sdaccel.benchmarks.__main__ import BAD_INPUT, main
 from sdaccel.benchmarks.errors import BenchmarkError, Skip
 from sdaccel.benchmarks.frontier import frontier
@@ -43,24 +46,44 @@ def test_options_that_a_pass_does_not_take_are_refused(name: str, reason: str) -
         rungs.rung(name)
 
 
-def test_a_frontier_has_several_settings_and_controls_with_both_samplers() -> None:
+def test_a_frontier_has_several_settings_and_controls_with_each_sampler() -> None:
     found = frontier(replace(workload("tiny"), steps=25))
     names = [each.name for each in found]
     assert sum(name.startswith("eager+step_cache[") for name in names) >= 4
     assert {"fewer-steps-17", "fewer-steps-12", "fewer-steps-8"} <= set(names)
-    assert {"fewer-steps-17-dpm++", "fewer-steps-8-dpm++"} <= set(names)
-    assert [each.kind for each in found if each.name.startswith("fewer")] == ["control"] * 6
+    assert {"fewer-steps-17-dpm++", "fewer-steps-8-dpm++", "fewer-steps-8-unipc"} <= set(names)
+    assert [each.kind for each in found if each.name.startswith("fewer")] == ["control"] * 9
 
 
-def test_a_better_sampler_takes_the_place_of_stocks_on_this_pipe_alone() -> None:
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("dpm++", DPMSolverMultistepScheduler), ("unipc", UniPCMultistepScheduler)]
+)
+def test_a_better_sampler_takes_the_place_of_stocks_on_this_pipe_alone(
+    name: str, wanted: type
+) -> None:
     tiny = replace(workload("tiny"), steps=25)
     pipe = tiny.build()
-    with rungs.rung("fewer-steps-1-dpm++").open(rungs_twin(pipe), tiny) as opened:
-        assert isinstance(opened.pipe.scheduler, DPMSolverMultistepScheduler)
+    with rungs.rung(f"fewer-steps-1-{name}").open(rungs_twin(pipe), tiny) as opened:
+        assert isinstance(opened.pipe.scheduler, wanted)
         assert opened.pipe.scheduler.config.beta_end == pipe.scheduler.config.beta_end
         assert opened.workload is not None
         assert opened.workload.prepare(opened.pipe)().isfinite().all()
-    assert not isinstance(pipe.scheduler, DPMSolverMultistepScheduler)
+    assert not isinstance(pipe.scheduler, wanted)
+
+
+def test_unipc_follows_a_flow_to_where_many_steps_of_stocks_sampler_lead() -> None:
+    pipe: Any = shapes.load("dit")
+    pipe.set_progress_bar_config(disable=True)
+    settings = {**shapes.call_defaults("dit"), "output_type": "latent"}
+
+    def draw(steps: int) -> torch.Tensor:
+        settings["num_inference_steps"] = steps
+        generator = torch.Generator().manual_seed(0)
+        return pipe("a red circle above a blue square", generator=generator, **settings).images
+
+    far, near = draw(30), draw(8)
+    pipe.scheduler = controls.better(pipe.scheduler, "UniPCMultistepScheduler")
+    assert (draw(8) - far).norm() < 0.8 * (near - far).norm()
 
 
 def rungs_twin(pipe: object) -> object:

@@ -52,6 +52,7 @@ def test_a_rung_is_stock_ours_or_somebody_elses_and_may_lose() -> None:
         ("eager+step_cache[interval=2,forecast=0]", "interval 2,forecast 0"),
         ("fewer-steps-12", "12 steps"),
         ("fewer-steps-12-dpm++", "12 DPM++"),
+        ("fewer-steps-12-unipc", "12 UniPC"),
         ("eager+precision", "eager+precision"),
     ],
 )
