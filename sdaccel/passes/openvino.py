@@ -13,10 +13,10 @@ from .base import Effect
 from .sessions import SessionPass
 
 if TYPE_CHECKING:
-    import torch
-
     from ..export.manifest import ComponentEntry
     from ..export.sessions import Engine
+    from ..export.sessions_parts import Part
+    from ..report import PassRecord
     from ..target import Target
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -38,15 +38,14 @@ class OpenVino(SessionPass):
     name: ClassVar[str] = "openvino"
     summary: ClassVar[str] = "exported graphs, computed by OpenVINO"
     effect: ClassVar[Effect] = Effect.EXACT
-    conflicts: ClassVar[frozenset[str]] = frozenset({"onnxruntime"})
+    conflicts: ClassVar[frozenset[str]] = frozenset({"onnxruntime", "tensorrt"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.precision not in _PRECISIONS:
             raise ValueError(f"precision is one of {_PRECISIONS}, not {self.precision!r}")
 
-    @property
-    def export_precision(self) -> str:
+    def export_precision(self, target: Target) -> str:
         """Graphs are in fp32 whatever OpenVINO computes in, but for int8."""
         return "int8" if self.precision == "int8" else "fp32"
 
@@ -61,13 +60,14 @@ class OpenVino(SessionPass):
             return str(error)
         return None
 
-    def open(self, path: Path, entry: ComponentEntry, device: torch.device) -> Engine:
+    def open(self, folder: Path, part: Part, target: Target, record: PassRecord) -> Engine:
         from ..export.openvino_session import HINTS, OpenVinoEngine
 
         hint = self.precision
         if hint not in HINTS:
-            hint = _NAMES.get(str(faster_dtype(device).dtype), "fp32")
-        return OpenVinoEngine.open(path, entry, hint, self.compile_options)
+            hint = _NAMES.get(str(faster_dtype(target.device).dtype), "fp32")
+        path = folder / part.entry.file
+        return OpenVinoEngine.open(path, part.entry, hint, self.compile_options)
 
     def check(self, entry: ComponentEntry) -> None:
         if (entry.precision == "int8") != (self.precision == "int8"):

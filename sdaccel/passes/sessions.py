@@ -63,15 +63,14 @@ class SessionPass(Pass):
             object.__setattr__(self, "effect", Effect.LOWER_PRECISION)
 
     @abstractmethod
-    def open(self, path: Path, entry: ComponentEntry, device: torch.device) -> Engine:
-        """Load one graph."""
+    def open(self, folder: Path, part: Part, target: Target, record: PassRecord) -> Engine:
+        """Load one graph of an exported folder."""
 
     @abstractmethod
     def check(self, entry: ComponentEntry) -> None:
         """Raise `ExportError` where a denoiser's precision is not the one that was asked for."""
 
-    @property
-    def export_precision(self) -> str:
+    def export_precision(self, target: Target) -> str:
         """In what the graphs are exported where no folder is named."""
         return self.precision
 
@@ -108,7 +107,7 @@ class SessionPass(Pass):
         components = [each for each in target.components if each.kind in _KINDS[self.parts]]
         names = [each.name for each in components] if self.parts == "denoiser" else None
         start = time.perf_counter()
-        folder = cached_export(target.pipe, components, names, self.export_precision)
+        folder = cached_export(target.pipe, components, names, self.export_precision(target))
         record.seconds["export"] = time.perf_counter() - start
         record.note(f"exported to {folder}")
         return folder
@@ -139,9 +138,9 @@ class SessionPass(Pass):
     ) -> None:
         from ..export.sessions import Session
 
-        engine = self.open(folder / part.entry.file, part.entry, target.device)
+        engine = self.open(folder, part, target, record)
         owned = home_of(component.module) is None
-        session = Session(part.name, part.module, part.entry, engine, record, owned)
+        session = Session(part.name, part.module, part.entry, engine, record, owned, part.by_torch)
         patch.set(part.module, "forward", session)
         patch.set(component.module, SESSION, self.name)
         if part.bypassed is not None:

@@ -1,0 +1,93 @@
+"""Keys: what makes two engines one, and which of two graphs differ in their weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_graph import graph
+
+from sdaccel.errors import ExportError
+from sdaccel.export.manifest import ComponentEntry
+from sdaccel.export.tensorrt_keys import EngineKey, Recipe, key_of, structure
+from sdaccel.export.tensorrt_profiles import Profile
+from sdaccel.export.tensorrt_runtime import Gpu
+
+pytest.importorskip("onnx")
+
+PROFILE = Profile("8x8", {"x": ((1, 4), (2, 4), (2, 4))}, {})
+GPU = Gpu("One", (9, 0))
+ENTRY = ComponentEntry("X", "model.onnx", "fp32", (), (), {}, {"model.onnx": "1"})
+
+
+def test_other_weights_leave_the_structure_as_it_is(tmp_path: Path) -> None:
+    one = structure(graph(tmp_path / "a.onnx"))
+    assert structure(graph(tmp_path / "b.onnx", weight=5.0)) == one
+    outside = structure(graph(tmp_path / "c" / "c.onnx", outside=True))
+    assert structure(graph(tmp_path / "d" / "d.onnx", weight=5.0, outside=True)) == outside
+
+
+@pytest.mark.parametrize("change", [{"number": 4.0}, {"scale": 3.0}, {"axis": 0}, {"name": "v"}])
+def test_what_a_refit_does_not_reach_is_part_of_the_structure(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    assert structure(graph(tmp_path / "a.onnx")) != structure(graph(tmp_path / "b.onnx", **change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r, g, v: (replace(r, profiles=(PROFILE, PROFILE)), g, v),
+        lambda r, g, v: (replace(r, refit=False), g, v),
+        lambda r, g, v: (replace(r, level=5), g, v),
+        lambda r, g, v: (replace(r, tf32=True), g, v),
+        lambda r, g, v: (r, Gpu("Two", (9, 0)), v),
+        lambda r, g, v: (r, Gpu("One", (8, 9)), v),
+        lambda r, g, v: (r, g, "11.4.0"),
+    ],
+)
+def test_profile_settings_gpu_and_version_are_part_of_the_structure(
+    tmp_path: Path, change: Callable[..., Any]
+) -> None:
+    path, recipe = graph(tmp_path / "a.onnx"), Recipe((PROFILE,))
+    one = key_of(path, ENTRY, recipe, GPU, "10.13.0")
+    assert key_of(path, ENTRY, recipe, GPU, "10.13.0") == one
+    other = key_of(path, ENTRY, *change(recipe, GPU, "10.13.0"))
+    assert other.structure != one.structure
+    assert other.weights == one.weights
+
+
+def test_weights_have_a_sum_of_their_own(tmp_path: Path) -> None:
+    path, recipe = graph(tmp_path / "a.onnx"), Recipe((PROFILE,))
+    one = key_of(path, ENTRY, recipe, GPU, "10")
+    other = key_of(path, replace(ENTRY, checksums={"model.onnx": "2"}), recipe, GPU, "10")
+    assert (one.structure, one.weights != other.weights) == (other.structure, True)
+    assert EngineKey("a", "b").name == "a-b"
+
+
+def test_the_same_model_with_other_weights_has_the_same_structure(
+    exported: Path, tmp_path: Path
+) -> None:
+    import exports
+    import tiny
+    import torch
+
+    pipe = tiny.stable_diffusion()
+    with torch.no_grad():
+        for each in pipe.text_encoder.parameters():
+            each.mul_(1.5)  # equal ones, of which a graph has one, stay equal
+    other = exports.by_hand(pipe, tmp_path, only="text_encoder")
+    file = Path("text_encoder") / "model.onnx"
+    assert (other / file).read_bytes() != (exported / file).read_bytes()
+    assert structure(other / file) == structure(exported / file)
+
+
+def test_what_is_no_graph_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(ExportError, match="can't be read"):
+        structure(tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="can't be read"):
+        structure(tmp_path / "absent.onnx")
