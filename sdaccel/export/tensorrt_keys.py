@@ -61,13 +61,18 @@ def key_of(graph: Path, entry: ComponentEntry, recipe: Recipe, gpu: Gpu, version
 
 
 def structure(graph: Path) -> str:
-    """A checksum of a graph in which the values of its weights do not count."""
+    """A checksum of a graph in which the values of its weights do not count, all others do."""
     model = _load(graph)
+    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
     names = set(_weights(model))
     for each in model.graph.initializer:
         if each.name in names:
             for field in ("raw_data", "float_data", "int32_data", "double_data", "external_data"):
                 each.ClearField(field)
+        elif uses_external_data(each):
+            load_external_data_for_tensor(each, str(graph.parent))
+            each.ClearField("external_data")
     return _sum(model.SerializeToString(deterministic=True))
 
 

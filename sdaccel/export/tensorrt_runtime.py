@@ -51,7 +51,8 @@ def gpu_of(device: torch.device) -> Gpu:
 
     if device.type != "cuda":
         raise ExportError(
-            f"TensorRT computes on CUDA GPUs, and this pipe is on {device}: call pipe.to('cuda') first."
+            f"TensorRT computes on CUDA GPUs, and this pipe is on {device}: call pipe.to('cuda') "
+            "first."
         )
     if not torch.cuda.is_available() or torch.version.cuda is None:
         raise ExportError(

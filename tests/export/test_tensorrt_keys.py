@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,27 +34,30 @@ def test_what_a_refit_does_not_reach_is_part_of_the_structure(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     assert structure(graph(tmp_path / "a.onnx")) != structure(graph(tmp_path / "b.onnx", **change))
+    one = structure(graph(tmp_path / "c" / "c.onnx", outside=True))
+    assert structure(graph(tmp_path / "d" / "d.onnx", outside=True, **change)) != one
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda r, g, v: (replace(r, profiles=(PROFILE, PROFILE)), g, v),
-        lambda r, g, v: (replace(r, refit=False), g, v),
-        lambda r, g, v: (replace(r, level=5), g, v),
-        lambda r, g, v: (replace(r, tf32=True), g, v),
-        lambda r, g, v: (r, Gpu("Two", (9, 0)), v),
-        lambda r, g, v: (r, Gpu("One", (8, 9)), v),
-        lambda r, g, v: (r, g, "11.4.0"),
+        {"recipe": Recipe((PROFILE, PROFILE))},
+        {"recipe": Recipe((PROFILE,), refit=False)},
+        {"recipe": Recipe((PROFILE,), level=5)},
+        {"recipe": Recipe((PROFILE,), tf32=True)},
+        {"gpu": Gpu("Two", (9, 0))},
+        {"gpu": Gpu("One", (8, 9))},
+        {"version": "11.4.0"},
     ],
 )
 def test_profile_settings_gpu_and_version_are_part_of_the_structure(
-    tmp_path: Path, change: Callable[..., Any]
+    tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    path, recipe = graph(tmp_path / "a.onnx"), Recipe((PROFILE,))
-    one = key_of(path, ENTRY, recipe, GPU, "10.13.0")
-    assert key_of(path, ENTRY, recipe, GPU, "10.13.0") == one
-    other = key_of(path, ENTRY, *change(recipe, GPU, "10.13.0"))
+    usual = {"recipe": Recipe((PROFILE,)), "gpu": GPU, "version": "10.13.0"}
+    path = graph(tmp_path / "a.onnx")
+    one = key_of(path, ENTRY, **usual)
+    assert key_of(path, ENTRY, **usual) == one
+    other = key_of(path, ENTRY, **{**usual, **change})
     assert other.structure != one.structure
     assert other.weights == one.weights
 

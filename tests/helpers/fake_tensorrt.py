@@ -41,7 +41,7 @@ class Severity(enum.IntEnum):
 
 class BuilderFlag(enum.IntEnum):
     REFIT = 4
-    TF32 = 7
+    TF32 = 6
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
