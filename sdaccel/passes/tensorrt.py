@@ -143,8 +143,8 @@ def _tell(name: str, engine: TensorRtEngine, found: Opened, record: PassRecord) 
     for each in found.notes:
         record.note(each)
     sizes = ", ".join(each.name for each in engine.profiles)
-    plan, workspace = found.plan_bytes / 1e9, engine.workspace / 1e9
+    plan, workspace = found.plan_bytes / 1e6, engine.workspace / 1e6
     record.note(
-        f"{name}: an engine of {plan:.2f} GB and {workspace:.2f} GB of activations, {found.how}, "
+        f"{name}: an engine of {plan:,.0f} MB and {workspace:,.0f} MB of activations, {found.how}, "
         f"for {sizes}"
     )
