@@ -120,7 +120,8 @@ def _check_engines(options: argparse.Namespace) -> None:
 
     if options.precision == "int8":
         raise InputError("No engine is built in int8: leave --precision out, or take bf16.")
-    if min((options.batch or 1, options.tokens or 1)) < 1:
+    counts = (options.batch, options.tokens)
+    if any(each is not None and each < 1 for each in counts):
         raise InputError("--batch and --tokens are 1 at least.")
     try:
         for each in options.sizes or ():

@@ -71,8 +71,10 @@ class TensorRt(SessionPass):
             raise ValueError(f"route is 'onnx' or 'torch', not {self.route!r}")
         if self.route == "torch" and self.parts != "denoiser":
             raise ValueError("the route 'torch' is for the denoiser alone: set parts='denoiser'")
-        if self.batch < 1 or not 0 <= self.level <= 5 or self.cache_gb < 0:
-            raise ValueError("batch is at least 1, level from 0 to 5, and cache_gb not negative")
+        if min(self.batch, 1 if self.tokens is None else self.tokens) < 1:
+            raise ValueError("batch and tokens are at least 1")
+        if not 0 <= self.level <= 5 or self.cache_gb < 0:
+            raise ValueError("level is from 0 to 5, and cache_gb not negative")
         from ..export.tensorrt_profiles import Size
 
         for each in self.sizes or ():

@@ -229,8 +229,10 @@ def test_without_the_extra_it_is_refused_in_a_sentence(
         ({"route": "c"}, "route is 'onnx' or 'torch'"),
         ({"route": "torch", "parts": "all"}, "for the denoiser alone"),
         ({"sizes": ["wide"]}, "a size is WIDTHxHEIGHT"),
-        ({"batch": 0}, "batch is at least 1"),
-        ({"level": 6}, "level from 0 to 5"),
+        ({"batch": 0}, "batch and tokens are at least 1"),
+        ({"tokens": 0}, "batch and tokens are at least 1"),
+        ({"level": 6}, "level is from 0 to 5"),
+        ({"cache_gb": -1.0}, "cache_gb not negative"),
     ],
 )
 def test_wrong_options_are_named(wrong: dict[str, Any], told: str) -> None:
