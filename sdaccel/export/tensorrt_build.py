@@ -31,7 +31,8 @@ class Built:
 def build(graph: Path, recipe: Recipe, timings: bytes = b"", bars: Bars | None = None) -> Built:
     """Build an engine on the current GPU, which takes minutes.
 
-    `timings` are those of engines built before, `bars` makes a progress bar. Raises `ExportError`
+    `timings` are those of engines built before, which are left out where TensorRT can't read them;
+    `bars` makes a progress bar. Raises `ExportError`
     where TensorRT can't read the graph or build it, and `KeyboardInterrupt`.
     """
     package, start = runtime(), time.perf_counter()
@@ -41,7 +42,7 @@ def build(graph: Path, recipe: Recipe, timings: bytes = b"", bars: Bars | None =
     # the network reads its weights from the parser's memory
     parser = parse(package, network, graph, log)
     config = configure(package, builder, network, recipe)
-    cache = config.create_timing_cache(timings)
+    cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     watch = monitor(package, bars)
     config.progress_monitor = watch

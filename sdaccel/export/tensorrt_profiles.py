@@ -109,17 +109,20 @@ def profiles_of(
         )
     found: dict[Any, Profile] = {}
     for size in request.sizes:
-        ends = [_extent(name, pipe, size, *each) for each in _ends(name, request)]
+        ends = [_extent(name, pipe, size, *each) for each in _ends(name, module, request)]
         made = _profile(str(size), entry, [_shapes(example, module, each) for each in ends])
         found.setdefault(str([made.shapes, made.values]), made)
     return tuple(found.values())
 
 
-def _ends(name: str, request: Request) -> list[tuple[int, int]]:
+def _ends(name: str, module: torch.nn.Module, request: Request) -> list[tuple[int, int]]:
     """Samples and tokens: the fewest, the usual and the most. Guidance doubles a denoiser's."""
     plain = name.startswith(("vae_", "text_encoder"))
-    most = request.batch if plain else 2 * request.batch
-    return [(1, 1), (most, request.tokens), (most, request.tokens)]
+    batch = request.batch if plain else 2 * request.batch
+    # CLIP reads no more than it has positions for, where a T5 beside it reads on
+    positions = settings_of(module).get("max_position_embeddings") if plain else None
+    most = (batch, min(request.tokens, positions or request.tokens))
+    return [(1, 1), most, most]
 
 
 def _extent(name: str, pipe: Any, size: Size, batch: int, tokens: int) -> Extent:

@@ -101,8 +101,10 @@ def queue(device: torch.device, own: Any) -> Iterator[int]:
             yield theirs.cuda_stream
             return
         own.wait_stream(theirs)
-        yield own.cuda_stream
-        theirs.wait_stream(own)
+        try:
+            yield own.cuda_stream
+        finally:
+            theirs.wait_stream(own)
 
 
 def new_stream(device: torch.device) -> Any:

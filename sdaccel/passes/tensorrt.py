@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..export.manifest import ComponentEntry
     from ..export.sessions import Engine
     from ..export.sessions_parts import Part
-    from ..export.tensorrt_engines import Opened
+    from ..export.tensorrt_engines import Opened, Wanted
     from ..export.tensorrt_session import TensorRtEngine
     from ..patch import Patch
     from ..report import PassRecord
@@ -29,6 +29,9 @@ _NAMES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
 @dataclass(frozen=True)
 class TensorRt(SessionPass):
     """Engines in the place of modules, built for the sizes that are to be drawn.
+
+    After a LoRA is fused and unloaded (`fuse_lora`, `unload_lora_weights`), accelerate anew: the
+    engine is refitted. Until then torch computes what has changed.
 
     What matters, besides a folder and its parts:
         sizes: of pictures in pixels, or of clips, "768x512" or "832x480x81"; None: the pipe's own.
@@ -130,7 +133,7 @@ class TensorRt(SessionPass):
         _tell(part.name, made, found, record)
         return made
 
-    def _wanted(self, folder: Path, part: Part, target: Target) -> Any:
+    def _wanted(self, folder: Path, part: Part, target: Target) -> Wanted:
         from ..export.tensorrt_engines import wanted
         from ..export.tensorrt_profiles import Request
 

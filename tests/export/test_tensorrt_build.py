@@ -110,6 +110,14 @@ def test_a_build_gives_a_plan_and_what_was_timed(
     ], "the last one, which TensorRT left open, is closed"
 
 
+def test_timings_that_can_not_be_read_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_tensorrt.install(monkeypatch)
+    path = graph(tmp_path / "model.onnx")
+    assert build(path, Recipe((SMALL,)), b"damaged", Bars()).timings == b"+"
+
+
 def test_a_build_can_be_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_tensorrt.install(monkeypatch)
     bars = Bars(interrupted=True)

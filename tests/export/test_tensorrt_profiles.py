@@ -66,6 +66,15 @@ def test_sizes_that_are_alike_for_a_component_are_one_profile() -> None:
     assert found.shapes == {"input_ids": ((1, 16), (3, 16), (3, 16))}, "not doubled by guidance"
 
 
+def test_a_text_encoder_gets_no_more_tokens_than_it_has_positions_for() -> None:
+    encoder = tiny.stable_diffusion().text_encoder
+    positions = encoder.config.max_position_embeddings
+    ids = entry_of(TensorInfo("input_ids", "int64", ("batch", "tokens")))
+    request = Request((Size(64, 32),), batch=1, tokens=positions + 5)
+    (found,) = profiles_of("text_encoder", encoder, ids, PIPE, request)
+    assert found.shapes["input_ids"] == ((1, 1), (1, positions), (1, positions))
+
+
 def test_a_vae_s_decoder_takes_latents_and_its_encoder_pixels() -> None:
     vae, request = tiny.stable_diffusion().vae, Request((Size(64, 32),), 1, 10)
     latents = entry_of(TensorInfo("z", "float32", ("batch", 4, "height", "width")))

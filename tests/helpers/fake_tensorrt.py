@@ -181,8 +181,9 @@ class IBuilderConfig(Strict):
         self._profiles.append(profile)
         return len(self._profiles) - 1
 
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
-        return ITimingCache(bytes(serialized_timing_cache))
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+        content = bytes(serialized_timing_cache)
+        return None if content.startswith(b"damaged") else ITimingCache(content)
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         self._calls.append(("set_timing_cache", cache._content, ignore_mismatch))
