@@ -56,7 +56,7 @@ class OnnxRuntime(SessionPass):
             self.provider_options,
         )
 
-    def check(self, entry: ComponentEntry) -> None:
+    def check(self, entry: ComponentEntry, target: Target) -> None:
         if entry.precision != self.precision:
             raise ExportError(
                 f"{entry.file} was exported in {entry.precision}, and {self.precision} is asked "

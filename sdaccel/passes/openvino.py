@@ -45,7 +45,8 @@ class OpenVino(SessionPass):
         if self.precision not in _PRECISIONS:
             raise ValueError(f"precision is one of {_PRECISIONS}, not {self.precision!r}")
 
-    def export_precision(self, target: Target) -> str:
+    @property
+    def export_precision(self) -> str:
         """Graphs are in fp32 whatever OpenVINO computes in, but for int8."""
         return "int8" if self.precision == "int8" else "fp32"
 
@@ -69,7 +70,7 @@ class OpenVino(SessionPass):
         path = folder / part.entry.file
         return OpenVinoEngine.open(path, part.entry, hint, self.compile_options)
 
-    def check(self, entry: ComponentEntry) -> None:
+    def check(self, entry: ComponentEntry, target: Target) -> None:
         if (entry.precision == "int8") != (self.precision == "int8"):
             raise ExportError(
                 f"{entry.file} was exported in {entry.precision}, and {self.precision} is asked "

@@ -67,11 +67,12 @@ class SessionPass(Pass):
         """Load one graph of an exported folder."""
 
     @abstractmethod
-    def check(self, entry: ComponentEntry) -> None:
+    def check(self, entry: ComponentEntry, target: Target) -> None:
         """Raise `ExportError` where a denoiser's precision is not the one that was asked for."""
 
-    def export_precision(self, target: Target) -> str:
-        """In what the graphs are exported where no folder is named."""
+    @property
+    def export_precision(self) -> str | None:
+        """In what the graphs are exported where no folder is named; None: as the weights are."""
         return self.precision
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
@@ -87,7 +88,7 @@ class SessionPass(Pass):
             )
         for component, part in found:
             if component.kind == "denoiser":
-                self.check(part.entry)
+                self.check(part.entry, target)
         if self.verify:
             start = time.perf_counter()
             manifest.verify(folder, [part.name for _, part in found])
@@ -107,7 +108,7 @@ class SessionPass(Pass):
         components = [each for each in target.components if each.kind in _KINDS[self.parts]]
         names = [each.name for each in components] if self.parts == "denoiser" else None
         start = time.perf_counter()
-        folder = cached_export(target.pipe, components, names, self.export_precision(target))
+        folder = cached_export(target.pipe, components, names, self.export_precision)
         record.seconds["export"] = time.perf_counter() - start
         record.note(f"exported to {folder}")
         return folder

@@ -94,20 +94,20 @@ class TensorRt(SessionPass):
             return str(error)
         return None
 
-    def export_precision(self, target: Target) -> str:
-        """As the denoiser's weights are, unless another is asked for."""
-        if self.precision != "auto":
-            return self.precision
-        dtypes = [
-            str(dtype_of(each.module)) for each in target.components if each.kind == "denoiser"
-        ]
-        return _NAMES.get(dtypes[0] if dtypes else "", "fp32")
+    @property
+    def export_precision(self) -> str | None:
+        """As each component's weights are, unless another is asked for."""
+        return None if self.precision == "auto" else self.precision
 
-    def check(self, entry: ComponentEntry) -> None:
-        if self.precision not in ("auto", entry.precision):
+    def check(self, entry: ComponentEntry, target: Target) -> None:
+        wanted = self.precision
+        if wanted == "auto":
+            module = next(each.module for each in target.components if each.kind == "denoiser")
+            wanted = _NAMES.get(str(dtype_of(module)), "fp32")
+        if entry.precision != wanted:
             raise ExportError(
-                f"{entry.file} was exported in {entry.precision}, and {self.precision} is asked "
-                f"for: set precision='{entry.precision}', or name another folder."
+                f"{entry.file} was exported in {entry.precision}, and {wanted} is asked for or is "
+                "what the weights are in: set precision, or name another folder."
             )
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:

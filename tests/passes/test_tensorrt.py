@@ -147,9 +147,9 @@ def test_graphs_are_exported_as_the_weights_are(
     pipe = tiny.stable_diffusion()
     sdaccel.accelerate(pipe, "tensorrt", tensorrt={"sizes": SIZES})
     sdaccel.restore(pipe)
-    pipe.unet.to(torch.bfloat16)
-    sdaccel.accelerate(pipe, "tensorrt", tensorrt={"sizes": SIZES})
-    assert made == [(["unet"], "fp32"), (["unet"], "bf16")]
+    with pytest.raises(PassError, match="exported in fp32, and bf16 is asked for"):
+        sdaccel.accelerate(pipe, "tensorrt", tensorrt={"sizes": SIZES, "precision": "bf16"})
+    assert made == [(["unet"], None), (["unet"], "bf16")]
 
 
 def test_a_tampered_or_another_precision_s_graph_is_refused(
@@ -165,6 +165,9 @@ def test_a_tampered_or_another_precision_s_graph_is_refused(
         sdaccel.accelerate(pipe, "tensorrt", tensorrt={**options, "folder": copy})
     with pytest.raises(PassError, match="exported in fp32, and fp16 is asked"):
         sdaccel.accelerate(pipe, "tensorrt", tensorrt={**options, "precision": "fp16"})
+    pipe.unet.to(torch.bfloat16)
+    with pytest.raises(PassError, match="exported in fp32, and bf16 is asked for or is what"):
+        sdaccel.accelerate(pipe, "tensorrt", tensorrt=options)
     assert "forward" not in pipe.unet.__dict__
 
 
