@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,10 @@ def test_what_is_no_graph_is_named(tmp_path: Path) -> None:
         structure(tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="can't be read"):
         structure(tmp_path / "absent.onnx")
+
+
+def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = graph(tmp_path / "model.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ExportError, match=r"pip install sdaccel\[tensorrt\]"):
+        structure(path)
