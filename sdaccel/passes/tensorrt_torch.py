@@ -1,8 +1,8 @@
 """torch-tensorrt in a module's place: compiled at its first call, refitted when its weights change.
 
 torch-tensorrt's mutable module compiles what torch can trace and leaves the rest to torch. It gets
-a twin of the module, with the same parameters and submodules and the class's own forward, and the
-module's forward becomes a call of it: so whatever the pipe knows of the module stays as it is.
+a shallow copy, with the same parameters and submodules, and the module's forward becomes a call of
+that: so whatever the pipe knows of the module stays as it is.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def stand_in(
     module = component.module
     package = runtime()
     compiled = package.MutableTorchTensorRTModule(
-        _twin(module), device=target.device, **{**usual_settings(package), **settings}
+        copy.copy(module), device=target.device, **{**usual_settings(package), **settings}
     )
     mutable = Mutable(component.name, compiled, record)
     patch.set(module, "forward", mutable)
@@ -101,12 +101,6 @@ def usual_settings(package: Any) -> dict[str, Any]:
     }
     kept = {"engine_cache_dir": str(folder), "timing_cache_path": str(folder / "timings")}
     return {key: value for key, value in wanted.items() if key in known} | kept
-
-
-def _twin(module: torch.nn.Module) -> torch.nn.Module:
-    other = copy.copy(module)
-    other.__dict__.pop("forward", None)
-    return other
 
 
 def _bring_back(module: torch.nn.Module, device: torch.device) -> None:

@@ -99,15 +99,15 @@ def test_the_denoiser_s_calls_are_torch_tensorrt_s_and_restore_is_bit_for_bit(
     assert len(compiled.seen) == 2
 
 
-def test_it_is_given_a_twin_with_the_same_weights(package: Any) -> None:
+def test_it_is_given_a_shallow_copy_that_calls_itself(package: Any) -> None:
     pipe = tiny.stable_diffusion()
     accelerated(pipe)
     (compiled,) = package.MutableTorchTensorRTModule.made
-    twin = compiled.original_model
-    assert twin is not pipe.unet
-    assert "forward" not in twin.__dict__
+    shallow = compiled.original_model
+    assert shallow is not pipe.unet
+    assert "forward" not in shallow.__dict__, "or torch-tensorrt would trace itself"
     for (name, one), (other, two) in zip(
-        pipe.unet.named_parameters(), twin.named_parameters(), strict=True
+        pipe.unet.named_parameters(), shallow.named_parameters(), strict=True
     ):
         assert name == other
         assert one is two
