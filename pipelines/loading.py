@@ -58,7 +58,8 @@ def with_sessions(plan: Plan, model: object) -> Plan:
     """
     from ..export.sessions_absent import denoiser_precision, is_export
 
-    if not is_export(model) or "onnxruntime" in plan or "openvino" in plan:
+    runtimes = ("onnxruntime", "openvino", "tensorrt")
+    if not is_export(model) or any(each in plan for each in runtimes):
         return plan
     return plan.override(onnxruntime={"precision": denoiser_precision(str(model))})
 

@@ -22,6 +22,7 @@ NAMED: Mapping[str, tuple[str, ...]] = {
     "fast": (*_EAGER, "compile", "precision", "step_cache"),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
 }
 """What each name stands for: `eager` is exact and compiles nothing, `lossless` exact; `balanced`
 and `fast` compute in 16 bit where the machine does that faster, and not every step in full; those

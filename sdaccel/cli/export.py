@@ -1,8 +1,9 @@
-"""sdaccel export: write a model as ONNX graphs into a folder, for runtimes without PyTorch."""
+"""sdaccel export: write a model as ONNX graphs into a folder, with TensorRT's engines if wanted."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What `sdaccel export` takes."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="shapes-unet, shapes-dit, a hub id, a folder or a file")
-    add("--to", choices=("onnx",), default="onnx", help="what to write (onnx)")
+    add("--to", choices=("onnx", "tensorrt"), default="onnx", help="graphs, or engines too (onnx)")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     add(
         "--precision",
@@ -44,6 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="decomposed",
         help="matrix products and a softmax, or ONNX's Attention of opset 23 (decomposed)",
     )
+    add("--sizes", nargs="+", metavar="WxH", help="for tensorrt: 768x512, 832x480x81 (its own)")
+    add("--batch", type=int, metavar="N", help="for tensorrt: pictures at once, at most (1)")
+    add("--tokens", type=int, metavar="N", help="for tensorrt: of text, at most (the model's own)")
     add("--no-check", action="store_true", help="don't compare fp32 graphs with their modules")
 
 
@@ -55,6 +59,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     from ..pipelines.loading import load_pipeline
 
     chosen = _calibration_prompts(options)
+    _check_engines(options)
     with terminal.step(f"loading {options.model}", spinner=False):
         pipe = load_pipeline(options.model)
     title = f"exporting {options.model}"
@@ -67,7 +72,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         def tell(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
 
-        if chosen:
+        if options.to == "tensorrt":
+            manifest = _export_engines(pipe, options, tell, progress, terminal)
+        elif chosen:
             manifest = _export_int8(pipe, options, _task(options, chosen), tell, terminal)
         else:
             manifest = _export(pipe, options.output, options, options.precision, tell)
@@ -87,15 +94,80 @@ def _export(
 ) -> Manifest:
     from ..export import export
 
-    return export(
+    return export(pipe, folder, tell=tell, **_options(options, precision))
+
+
+def _options(options: argparse.Namespace, precision: Any) -> dict[str, Any]:
+    return {
+        "components": options.components,
+        "precision": precision,
+        "attention": options.attention,
+        "check": not options.no_check,
+    }
+
+
+def _check_engines(options: argparse.Namespace) -> None:
+    """Refuse what engines can't be built of or for, and what is asked of engines that aren't."""
+    given = [each for each in ("sizes", "batch", "tokens") if getattr(options, each) is not None]
+    if options.to != "tensorrt":
+        if given:
+            raise InputError(f"--{given[0]} is for --to tensorrt.")
+        return
+    import torch
+
+    from ..export.tensorrt_export import check_gpu
+    from ..export.tensorrt_profiles import Size
+
+    if options.precision == "int8":
+        raise InputError("No engine is built in int8: leave --precision out, or take bf16.")
+    counts = (options.batch, options.tokens)
+    if any(each is not None and each < 1 for each in counts):
+        raise InputError("--batch and --tokens are 1 at least.")
+    try:
+        for each in options.sizes or ():
+            Size.parse(each)
+    except ValueError as error:
+        raise InputError(f"For --sizes {error}.") from error
+    check_gpu(torch.device("cuda"))
+
+
+def _export_engines(
+    pipe: Any, options: argparse.Namespace, tell: Told, progress: Any, terminal: Terminal
+) -> Manifest:
+    import torch
+
+    from ..export.tensorrt_export import export_engines
+
+    found = export_engines(
         pipe,
-        folder,
-        components=options.components,
-        precision=precision,
-        attention=options.attention,
-        check=not options.no_check,
+        options.output,
+        torch.device("cuda"),
+        sizes=options.sizes,
+        batch=options.batch or 1,
+        tokens=options.tokens,
         tell=tell,
+        bars=functools.partial(_Bar, progress),
+        **_options(options, options.precision),
     )
+    for name, each in found.engines.items():
+        size = f"{each.plan_bytes / 1e6:.1f} MB"
+        terminal.say(f"{name}: an engine of {size}, built in {each.seconds:.0f} s")
+    return found.manifest
+
+
+class _Bar:
+    """A phase of a build in the terminal's own progress display."""
+
+    def __init__(self, progress: Any, desc: str, total: int, **_: Any) -> None:
+        self._progress, self._task = progress, progress.add_task(desc, total=total)
+
+    def update(self, steps: int) -> None:
+        """Go on."""
+        self._progress.update(self._task, advance=steps)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._progress.remove_task(self._task)
 
 
 def _export_int8(

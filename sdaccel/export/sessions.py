@@ -31,7 +31,10 @@ class Engine(Protocol):
     """A graph that a runtime has loaded."""
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The outputs by their names, in the graph's dtypes; inputs are of those, contiguous."""
+        """The outputs by their names, in the graph's dtypes; inputs are of those, contiguous.
+
+        Raises `UnfitCallError` for a call that this engine was not made for.
+        """
 
 
 class UnfitCallError(Exception):
@@ -43,8 +46,9 @@ class Session:
     """Stands in for one module's forward.
 
     `name` is the component's in the export; `owned` says whether the module still has weights of
-    its own, so that a call that doesn't fit falls back to them; `stale` why the graph must not
-    answer any more, None while it may.
+    its own, so that a call that doesn't fit falls back to `by_torch`, which is the module's own
+    forward unless the graph does more; `stale` why the graph must not answer any more, None while
+    it may.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Session:
     engine: Engine
     record: PassRecord
     owned: bool = True
+    by_torch: Callable[..., Any] | None = None
     stale: str | None = None
     _signature: inspect.Signature = field(init=False)
 
@@ -69,10 +74,9 @@ class Session:
             if self.stale is not None:
                 raise UnfitCallError(self.stale)
             given = self._signature.bind(*args, **kwargs).arguments
-            inputs = self._inputs(given)
+            outputs = self.engine.run(self._inputs(given))
         except UnfitCallError as reason:
             return self._fall_back(str(reason), args, kwargs)
-        outputs = self.engine.run(inputs)
         self.record.ran[f"{self.name} by the session"] += 1
         return packed(self.module, self._cast(outputs), bool(given.get("return_dict", True)))
 
@@ -115,12 +119,12 @@ class Session:
     def _fall_back(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.owned:
             raise InputError(
-                f"{self.name} can't be called like this: {reason}. It was exported without; export "
-                "the pipeline again with it, or load the pipeline with its weights."
+                f"{self.name} can't be called like this: {reason}. Export the pipeline again for "
+                "such calls, or load it with its weights."
             )
         self.record.ran[f"{self.name} by torch"] += 1
         self.record.note(f"{self.name} by torch: {reason}")
-        return self._stock(*args, **kwargs)
+        return (self.by_torch or self._stock)(*args, **kwargs)
 
 
 def _is(value: Any, default: Any) -> bool:

@@ -20,11 +20,15 @@ _PACKAGES = ("sdaccel", "torch", "diffusers", "transformers", "onnx", "onnxscrip
 
 
 def cached_export(
-    pipe: Any, components: Collection[Component], names: Collection[str] | None, precision: str
+    pipe: Any,
+    components: Collection[Component],
+    names: Collection[str] | None,
+    precision: str | None,
 ) -> Path:
     """The folder with graphs of these components; exported now unless it is there.
 
-    `names` are those in the manifest, None all that the pipe runs. The key is a checksum of the
+    `names` are those in the manifest, None all that the pipe runs; without a `precision` each is
+    exported as its weights are. The key is a checksum of the
     weights, their configs, and the versions of the packages. Raises `ExportError`.
     """
     folder = cache_folder() / "exports" / _key(components, names, precision)
@@ -35,8 +39,8 @@ def cached_export(
     return folder
 
 
-def _exportable(precision: str) -> Precision:
-    if precision in ("fp32", "fp16", "bf16"):
+def _exportable(precision: str | None) -> Precision | None:
+    if precision in (None, "fp32", "fp16", "bf16"):
         return precision  # type: ignore[return-value]
     raise ExportError(
         f"An export in {precision} has to be calibrated: make one with "
@@ -44,7 +48,9 @@ def _exportable(precision: str) -> Precision:
     )
 
 
-def _key(components: Iterable[Component], names: Collection[str] | None, precision: str) -> str:
+def _key(
+    components: Iterable[Component], names: Collection[str] | None, precision: str | None
+) -> str:
     digest = hashlib.sha256()
     versions = {each: _version(each) for each in _PACKAGES}
     asked = None if names is None else sorted(names)

@@ -8,7 +8,7 @@ hooks, slicing and tiling go on working.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,26 @@ HALVES = {"vae_encoder": ("encoder", "quant_conv"), "vae_decoder": ("decoder", "
 class Part:
     """One exported model and the module whose forward it computes.
 
-    `bypassed` is the module whose work the graph does as well, and that passes its input on.
+    `owner` is the component that the module is, or is a half of; `bypassed` the module whose work
+    the graph does as well, and that passes its input on.
     """
 
     name: str
     entry: ComponentEntry
     module: torch.nn.Module
+    owner: torch.nn.Module
     bypassed: torch.nn.Module | None = None
+
+    @property
+    def by_torch(self) -> Callable[..., Any]:
+        """What the graph computes, by the modules' own forwards."""
+        forward: Callable[..., Any] = _own_forward(self.module)
+        if self.bypassed is None:
+            return forward
+        convolution = _own_forward(self.bypassed)
+        if self.name == "vae_encoder":
+            return lambda *args, **more: convolution(forward(*args, **more))
+        return lambda latents, *args, **more: forward(convolution(latents), *args, **more)
 
 
 def parts_of(component: Component, manifest: Manifest) -> Iterator[Part]:
@@ -46,7 +59,11 @@ def parts_of(component: Component, manifest: Manifest) -> Iterator[Part]:
     elif component.name in manifest.components:
         entry = manifest.component(component.name)
         _check_class(component, entry)
-        yield Part(component.name, entry, component.module)
+        yield Part(component.name, entry, component.module, component.module)
+
+
+def _own_forward(module: Any) -> Any:
+    return type(module).forward.__get__(module)
 
 
 def _halves(component: Component, manifest: Manifest) -> Iterator[Part]:
@@ -58,9 +75,10 @@ def _halves(component: Component, manifest: Manifest) -> Iterator[Part]:
             continue
         entry = manifest.component(name)
         _check_class(component, entry)
-        first = next(iter(inspect.signature(type(module).forward.__get__(module)).parameters))
+        first = next(iter(inspect.signature(_own_forward(module)).parameters))
         mapped = replace(entry, arguments={info.name: first for info in entry.inputs})
-        yield Part(name, mapped, module, getattr(component.module, convolution, None))
+        bypassed = getattr(component.module, convolution, None)
+        yield Part(name, mapped, module, component.module, bypassed)
 
 
 def keeps_frames(vae: torch.nn.Module) -> bool:

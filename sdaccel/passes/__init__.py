@@ -28,6 +28,7 @@ _CLASSES = {
     "cuda_graph": "CudaGraph",
     "onnxruntime": "OnnxRuntime",
     "openvino": "OpenVino",
+    "tensorrt": "TensorRt",
 }
 NAMES = tuple(_CLASSES)
 

@@ -12,10 +12,10 @@ from .base import Effect
 from .sessions import SessionPass
 
 if TYPE_CHECKING:
-    import torch
-
     from ..export.manifest import ComponentEntry
     from ..export.sessions import Engine
+    from ..export.sessions_parts import Part
+    from ..report import PassRecord
     from ..target import Target
 
 
@@ -34,7 +34,7 @@ class OnnxRuntime(SessionPass):
     name: ClassVar[str] = "onnxruntime"
     summary: ClassVar[str] = "exported graphs, computed by ONNX Runtime"
     effect: ClassVar[Effect] = Effect.EXACT
-    conflicts: ClassVar[frozenset[str]] = frozenset({"openvino"})
+    conflicts: ClassVar[frozenset[str]] = frozenset({"openvino", "tensorrt"})
 
     def refusal(self, target: Target) -> str | None:
         from ..export.sessions_onnxruntime import providers_for
@@ -45,12 +45,18 @@ class OnnxRuntime(SessionPass):
             return str(error)
         return None
 
-    def open(self, path: Path, entry: ComponentEntry, device: torch.device) -> Engine:
+    def open(self, folder: Path, part: Part, target: Target, record: PassRecord) -> Engine:
         from ..export.sessions_onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine.open(path, entry, device, self.providers, self.provider_options)
+        return OnnxRuntimeEngine.open(
+            folder / part.entry.file,
+            part.entry,
+            target.device,
+            self.providers,
+            self.provider_options,
+        )
 
-    def check(self, entry: ComponentEntry) -> None:
+    def check(self, entry: ComponentEntry, target: Target) -> None:
         if entry.precision != self.precision:
             raise ExportError(
                 f"{entry.file} was exported in {entry.precision}, and {self.precision} is asked "

@@ -13,10 +13,10 @@ from .base import Effect
 from .sessions import SessionPass
 
 if TYPE_CHECKING:
-    import torch
-
     from ..export.manifest import ComponentEntry
     from ..export.sessions import Engine
+    from ..export.sessions_parts import Part
+    from ..report import PassRecord
     from ..target import Target
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -38,7 +38,7 @@ class OpenVino(SessionPass):
     name: ClassVar[str] = "openvino"
     summary: ClassVar[str] = "exported graphs, computed by OpenVINO"
     effect: ClassVar[Effect] = Effect.EXACT
-    conflicts: ClassVar[frozenset[str]] = frozenset({"onnxruntime"})
+    conflicts: ClassVar[frozenset[str]] = frozenset({"onnxruntime", "tensorrt"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,15 +61,16 @@ class OpenVino(SessionPass):
             return str(error)
         return None
 
-    def open(self, path: Path, entry: ComponentEntry, device: torch.device) -> Engine:
+    def open(self, folder: Path, part: Part, target: Target, record: PassRecord) -> Engine:
         from ..export.openvino_session import HINTS, OpenVinoEngine
 
         hint = self.precision
         if hint not in HINTS:
-            hint = _NAMES.get(str(faster_dtype(device).dtype), "fp32")
-        return OpenVinoEngine.open(path, entry, hint, self.compile_options)
+            hint = _NAMES.get(str(faster_dtype(target.device).dtype), "fp32")
+        path = folder / part.entry.file
+        return OpenVinoEngine.open(path, part.entry, hint, self.compile_options)
 
-    def check(self, entry: ComponentEntry) -> None:
+    def check(self, entry: ComponentEntry, target: Target) -> None:
         if (entry.precision == "int8") != (self.precision == "int8"):
             raise ExportError(
                 f"{entry.file} was exported in {entry.precision}, and {self.precision} is asked "

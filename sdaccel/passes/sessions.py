@@ -63,16 +63,16 @@ class SessionPass(Pass):
             object.__setattr__(self, "effect", Effect.LOWER_PRECISION)
 
     @abstractmethod
-    def open(self, path: Path, entry: ComponentEntry, device: torch.device) -> Engine:
-        """Load one graph."""
+    def open(self, folder: Path, part: Part, target: Target, record: PassRecord) -> Engine:
+        """Load one graph of an exported folder."""
 
     @abstractmethod
-    def check(self, entry: ComponentEntry) -> None:
+    def check(self, entry: ComponentEntry, target: Target) -> None:
         """Raise `ExportError` where a denoiser's precision is not the one that was asked for."""
 
     @property
-    def export_precision(self) -> str:
-        """In what the graphs are exported where no folder is named."""
+    def export_precision(self) -> str | None:
+        """In what the graphs are exported where no folder is named; None: as the weights are."""
         return self.precision
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
@@ -88,7 +88,7 @@ class SessionPass(Pass):
             )
         for component, part in found:
             if component.kind == "denoiser":
-                self.check(part.entry)
+                self.check(part.entry, target)
         if self.verify:
             start = time.perf_counter()
             manifest.verify(folder, [part.name for _, part in found])
@@ -139,9 +139,9 @@ class SessionPass(Pass):
     ) -> None:
         from ..export.sessions import Session
 
-        engine = self.open(folder / part.entry.file, part.entry, target.device)
+        engine = self.open(folder, part, target, record)
         owned = home_of(component.module) is None
-        session = Session(part.name, part.module, part.entry, engine, record, owned)
+        session = Session(part.name, part.module, part.entry, engine, record, owned, part.by_torch)
         patch.set(part.module, "forward", session)
         patch.set(component.module, SESSION, self.name)
         if part.bypassed is not None:

@@ -130,3 +130,69 @@ def test_what_is_for_int8_alone_and_a_folder_that_holds_something_are_refused(
     assert main([*words, *asked_for]) == 4
     assert "is not empty" in capsys.readouterr().err
     assert not asked
+
+
+def test_engines_are_built_for_the_sizes_and_listed(
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from sdaccel.export import tensorrt_export
+    from sdaccel.export.tensorrt_engines import Opened
+    from sdaccel.export.tensorrt_export import Exported
+
+    def export_engines(pipe: Any, folder: Path, device: Any, **options: Any) -> Exported:
+        given.update(options, device=str(device))
+        bar = given.pop("bars")(desc="Timing tactics", total=2, leave=False)
+        bar.update(1)
+        bar.close()
+        manifest = exporting.export(pipe, folder, tell=given.pop("tell"))
+        return Exported(manifest, {"unet": Opened(None, "built", 61.2, 5_000_000)})
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(tensorrt_export, "check_gpu", lambda _: None)
+    monkeypatch.setattr(tensorrt_export, "export_engines", export_engines)
+    words = ["export", "shapes-unet", "--to", "tensorrt", "-o", str(tmp_path / "sd")]
+    sizes = ["--sizes", "768x512", "512", "--batch", "2", "--precision", "fp16"]
+    assert main([*words, *sizes]) == 0
+    assert given == {
+        "sizes": ["768x512", "512"],
+        "batch": 2,
+        "tokens": None,
+        "device": "cuda",
+        "components": None,
+        "precision": "fp16",
+        "attention": "decomposed",
+        "check": True,
+    }
+    out = capsys.readouterr().out
+    assert "unet: an engine of 5.0 MB, built in 61 s" in out
+    assert "text_encoder/model.onnx: CLIPTextModel" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--to", "tensorrt", "--precision", "int8"], "No engine is built in int8"),
+        (["--to", "tensorrt", "--sizes", "wide"], "For --sizes a size is WIDTHxHEIGHT"),
+        (["--to", "tensorrt", "--batch", "0"], "--batch and --tokens are 1 at least"),
+        (["--sizes", "512"], "--sizes is for --to tensorrt"),
+        (["--to", "onnx", "--tokens", "77"], "--tokens is for --to tensorrt"),
+    ],
+)
+def test_what_is_wrong_with_engines_is_told_before_a_model_is_loaded(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "load_pipeline", lambda _: pytest.fail("a model is loaded"))
+    assert main(["export", "shapes-unet", "-o", "folder", *words]) != 0
+    assert told in capsys.readouterr().err
+
+
+def test_without_a_gpu_no_model_is_loaded_for_engines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(loading, "load_pipeline", lambda _: pytest.fail("a model is loaded"))
+    assert main(["export", "shapes-unet", "--to", "tensorrt", "-o", "folder"]) == 4
+    assert "TensorRT needs a CUDA GPU, and torch finds none here" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fake_tensorrt
 import numpy as np
 import pytest
 import tiny
@@ -54,7 +55,23 @@ def test_flux_with_true_guidance_draws_by_the_session_and_is_taken_back(flux: Pa
     assert np.array_equal(tiny.draw_flux(pipe), truth)
 
 
-def test_wan_draws_clips_by_the_session_and_is_taken_back(tmp_path: Path) -> None:
+def test_flux_s_own_calls_fit_the_engine_that_is_built_for_their_size(
+    flux: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
+    fake_tensorrt.install(monkeypatch)
+    pipe = tiny.flux()
+    truth = tiny.draw_flux(pipe, height=32, width=24)
+    options = {"folder": flux, "sizes": ["24x32"]}
+    with sdaccel.accelerated(pipe, "tensorrt", strict=True, tensorrt=options):
+        assert psnr(tiny.draw_flux(pipe, height=32, width=24), truth) > 90
+        ran = sdaccel.report(pipe)["tensorrt"].ran
+    assert dict(ran) == {"transformer by the session": 4}
+
+
+def test_wan_draws_clips_by_the_session_and_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe = tiny_video.wan()
     truth, longer = tiny_video.draw(pipe), tiny_video.draw(pipe, num_frames=7)
     export(pipe, tmp_path / "onnx", components=["transformer"])
@@ -69,6 +86,14 @@ def test_wan_draws_clips_by_the_session_and_is_taken_back(tmp_path: Path) -> Non
         refused = sdaccel.report(pipe)["onnxruntime"].refused
     assert refused == {"vae": "its halves keep frames between calls"}
     assert np.array_equal(tiny_video.draw(pipe), truth)
+    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path / "cache"))
+    fake_tensorrt.install(monkeypatch)
+    engines = {"folder": tmp_path / "onnx", "sizes": ["16x16x5", "16x16x7"]}
+    with sdaccel.accelerated(pipe, "tensorrt", strict=True, tensorrt=engines):
+        tiny_video.draw(pipe, num_frames=5)
+        tiny_video.draw(pipe, num_frames=7)
+        ran = sdaccel.report(pipe)["tensorrt"].ran
+    assert dict(ran) == {"transformer by the session": 4}
 
 
 @torch.no_grad()

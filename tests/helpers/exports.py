@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def by_hand(pipe: Any, folder: Path, precision: str = "fp32") -> Path:
-    """UNet, text encoder and the VAE's decoder, of any batch, size and length of text."""
+def by_hand(pipe: Any, folder: Path, precision: str = "fp32", only: str | None = None) -> Path:
+    """UNet, text encoder and the VAE's decoder, or `only` one, of any batch, size and length."""
     from sdaccel.export.manifest import Manifest
 
     pipe.save_config(folder)
@@ -20,6 +20,8 @@ def by_hand(pipe: Any, folder: Path, precision: str = "fp32") -> Path:
         save(folder / name)
     manifest = Manifest("0", {}, type(pipe).__name__, {})
     for name, (function, inputs, outputs, class_name) in _graphs(pipe).items():
+        if only not in (None, name):
+            continue
         entry = _export(folder, name, function, inputs, outputs, class_name, precision)
         manifest = manifest.with_component(name, entry)
     manifest.write(folder)

@@ -256,3 +256,15 @@ def test_a_pipe_without_weights_says_so_once_it_is_restored(folder: Path) -> Non
     sdaccel.restore(pipe)
     with pytest.raises(sdaccel.SdaccelError, match="no weights of its own"):
         draw(pipe)
+
+
+def test_a_half_of_the_vae_that_torch_computes_keeps_its_convolution(folder: Path) -> None:
+    pipe = tiny.stable_diffusion()
+    sdaccel.accelerate(pipe, "onnxruntime", **plan(folder, parts="all"))
+    draw(pipe)
+    with torch.no_grad():
+        pipe.vae.decoder.conv_in.weight.mul_(2)
+    expected = tiny.stable_diffusion()
+    expected.vae.load_state_dict(pipe.vae.state_dict())
+    assert distance(draw(pipe), draw(expected)) <= 1e-4
+    assert sdaccel.report(pipe)["onnxruntime"].ran["vae_decoder by torch"] == 1
