@@ -113,8 +113,10 @@ class Tabled(_Stock):
         obstacle = _obstacle(model_output, sample) or self._unserved(options)
         if obstacle is not None:
             return obstacle
-        if tables.schedule is None or not tables.describes(self):
+        if tables.schedule is None:
             return "its schedule was not set by set_timesteps"
+        if not tables.describes(self):
+            return "its schedule was changed since set_timesteps"
         position = self._position(tables, timestep)
         if isinstance(position, str):
             return position
