@@ -207,9 +207,10 @@ def tables_of(scheduler: Any) -> Tables:
 
 
 def _on_the_host(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's `__dict__`, but for methods that somebody wraps: a probe calls stock's."""
     state: dict[str, Any] = {}
     for name, value in scheduler.__dict__.items():
-        if name.startswith("_sdaccel"):
+        if name.startswith("_sdaccel") or callable(getattr(type(scheduler), name, None)):
             continue
         if isinstance(value, torch.Tensor):
             state[name] = value.detach().to("cpu", copy=True)

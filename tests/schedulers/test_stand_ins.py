@@ -286,6 +286,22 @@ def test_what_the_table_does_not_serve_stock_computes_and_says_so(
     assert words in sentences[0]
 
 
+@pytest.mark.parametrize("name", ["DDIMScheduler", "UniPCMultistepScheduler"])
+def test_a_step_that_somebody_has_wrapped_is_called_for_steps_alone(name: str) -> None:
+    run = Run(name, PUBLISHED)
+    ours, calls = run.ours(), []
+    wrapped = ours.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return wrapped(*args, **kwargs)
+
+    ours.step = step
+    found, expected = follow(run, ours), follow(run, run.stock())
+    assert distance([found[-1][0]], [expected[-1][0]]) <= 1e-6
+    assert len(calls) == len(found)
+
+
 def halve_a_sigma(scheduler: Any) -> None:
     scheduler.sigmas[1] *= 0.5
 
