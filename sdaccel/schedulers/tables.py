@@ -137,12 +137,23 @@ class Tables:
     def describes(self, scheduler: Any) -> bool:
         """Whether the scheduler's schedule and configuration still are those that were read."""
         own = scheduler.__dict__
-        if own.get(_CONFIG) is not self._config:
+        if own.get(_CONFIG) is not self._config and not self._takes_config(own.get(_CONFIG, {})):
             return False
         for name, tensor, version in self._read:
             if own.get(name) is not tensor or (version >= 0 and tensor._version != version):
                 return False
         return True
+
+    def _takes_config(self, now: Mapping[str, Any]) -> bool:
+        """Whether a new configuration says the same; `from_config` notes what it leaves unused."""
+        same = all(
+            repr(now.get(name)) == repr(value)
+            for name, value in self._config.items()
+            if not name.startswith("_")
+        )
+        if same:
+            self._config = now
+        return same
 
     def lies_at(self, timestep: Any, position: int) -> bool:
         """Whether a timestep is the view of the schedule at a position."""

@@ -302,6 +302,17 @@ def test_a_step_that_somebody_has_wrapped_is_called_for_steps_alone(name: str) -
     assert len(calls) == len(found)
 
 
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "DDIMScheduler"])
+def test_a_configuration_noted_anew_is_no_change(name: str) -> None:
+    """`from_config` does so, after Heun's constructor has set a schedule."""
+    ours = Run(name, PUBLISHED).ours()
+    ours.set_timesteps(4)
+    ours.register_to_config(unused=1)
+    ours.is_scale_input_called = True
+    ours.step(noise(1), ours.timesteps[0], noise())
+    assert ours._sdaccel_tables.ran == {"steps from the table": 1}
+
+
 def halve_a_sigma(scheduler: Any) -> None:
     scheduler.sigmas[1] *= 0.5
 
