@@ -9,7 +9,7 @@ DEMO_PROMPT ?= a large red circle above a small blue square on a green backgroun
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench bench-full bench-peers self-test gpu kernels-all \
+.PHONY: help setup demo test host-tests check lint types bench bench-full bench-peers self-test gpu kernels-all \
     coverage calibrations export-coverage export-real-size compat clean
 
 help:  ## List the commands
@@ -24,6 +24,12 @@ demo: setup  ## Draw a picture, stock and accelerated side by side, and report w
 
 test: setup  ## Run the tests
 	$(BIN)/pytest
+
+# Named by a pattern, since some of diffusers' other schedulers have a test file too.
+host-tests: setup  ## Run diffusers' own scheduler tests with the stand-ins; DIFFUSERS=FOLDER is its source
+	cd $(DIFFUSERS) && PYTHONPATH=$(CURDIR)/tests/helpers $(CURDIR)/$(BIN)/pytest --quiet \
+	    -p stand_ins_for_stock -W ignore -k "DDIMScheduler or DDPMScheduler or DPMSolverMultistepScheduler \
+	    or Euler or Heun or LCM or TCD or UniPC" tests/schedulers
 
 check: lint types test  ## The whole gate: format, lint, types, tests
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Effect, Pass
-from .guidance_kind import guidance_of
+from .guidance_kind import CONTROLNETS, guidance_of
 from .guidance_state import Branches, GuidedSteps, OneCall, TwoCalls
 from .step_cache_schedule import whole_number
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..patch import Patch
     from ..report import PassRecord
     from ..target import Component, Target
-
-_CONTROLNETS = "diffusers.models.controlnets."
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class GuidanceReuse(Pass):
         guidance = guidance_of(kind)
         steps = GuidedSteps(self.start, self.stop, self.every, self.hold, self.fewest_steps)
         for component, model in target.each(record, "denoiser", weights=False):
-            if type(model).__module__.startswith(_CONTROLNETS):
+            if type(model).__module__.startswith(CONTROLNETS):
                 record.refuse(component.name, "a ControlNet computes both branches at every step")
                 continue
             branches = Branches(component.name, target.clock, steps, self.forecast, record)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+CONTROLNETS = "diffusers.models.controlnets."
+"""Where those are defined that are denoisers, but put out no prediction."""
 _OTHERS = re.compile(r"do_(?!classifier_free_)\w*guidance")
 """How pipelines call guidance of another kind, such as by perturbed attention."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from .pending import version_of
@@ -114,6 +115,19 @@ class Inputs:
         return ", ".join(dict.fromkeys(self.names[place] for place in sorted(places)))
 
 
+class _Itself:
+    """Equal to what holds the same object, which lives as long as this: no other has its `id`."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
 def parameters_of(module: torch.nn.Module) -> tuple[str, ...]:
     """The names of a forward's arguments, in their order, whatever hooks have wrapped it."""
     return tuple(inspect.signature(type(module).forward).parameters)[1:]
@@ -125,6 +139,6 @@ def _described(leaf: Any) -> Any:
 
     if isinstance(leaf, torch.Tensor):
         return (tuple(leaf.shape), leaf.dtype, leaf.device)
-    if isinstance(leaf, _PLAIN):
+    if isinstance(leaf, (*_PLAIN, Number)):
         return (type(leaf), leaf)
-    return (type(leaf), id(leaf))
+    return _Itself(leaf)

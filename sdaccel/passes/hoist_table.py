@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class Table:
     """Rows for `timesteps` (T, ...), each for one dtype's values, on the device or `away` from it.
 
-    `rows` has one tensor (T + 1, values) for each dtype, the last row of NaN; `shared` has by
-    number what does not depend on the timestep after all. `on_host` tells that looking at a
-    timestep waits for nothing.
+    `rows` has one tensor (T + 1, values) for each dtype, the last row of NaN. By number, `shared`
+    has what does not depend on the timestep after all, `given` what was not computed at all.
+    `on_host` tells that looking at a timestep waits for nothing.
     """
 
     timesteps: torch.Tensor
@@ -38,6 +38,7 @@ class Table:
     away: bool = False
     rows: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
     shared: dict[int, torch.Tensor] = field(default_factory=dict)
+    given: dict[int, torch.Tensor] = field(default_factory=dict)
     on_host: bool = field(init=False)
     _leaves: dict[torch.dtype, list[Leaf]] = field(init=False)
 
@@ -60,16 +61,18 @@ class Table:
         table = cls(timesteps, plan, away)
         table._make_room()
         columns = {leaf.number: (leaf.dtype, column) for leaf, column in _columns(plan)}
+        given = {**plan.given, **dict(zip(plan.inputs, inputs, strict=True))}
 
         def keep(number: int, value: torch.Tensor, batched: bool) -> None:
-            if number not in columns:
-                table.shared[number] = value[0] if batched else value
-                return
-            dtype, columns_of = columns[number]
-            rows = table.rows[dtype][:-1, columns_of]
-            rows.copy_(value.reshape(len(timesteps), -1) if batched else value.reshape(1, -1))
+            if number in columns:
+                dtype, columns_of = columns[number]
+                rows = table.rows[dtype][:-1, columns_of]
+                rows.copy_(value.reshape(len(timesteps), -1) if batched else value.reshape(1, -1))
+            elif number in given and not batched:
+                table.given[number] = value
+            else:  # a copy: later operations of the tape may write to it in place
+                table.shared[number] = (value[0] if batched else value).clone()
 
-        given = {**plan.given, **dict(zip(plan.inputs, inputs, strict=True))}
         number = plan.inputs[time]
         del given[number]
         plan.tape.run(given, {number: timesteps}, keep)
@@ -93,7 +96,7 @@ class Table:
         return sum(each.nbytes for each in (*rows, *self.shared.values()))
 
     def read(self, timestep: torch.Tensor, place: int) -> dict[int, torch.Tensor] | None:
-        """The tensors of a timestep's row, by number; they are nobody else's.
+        """The tensors of a timestep's row, by number; but for `given` they are nobody else's.
 
         `place` is where the timestep stands in the schedule. None where the table doesn't have it,
         as far as that is known without waiting for a device.
@@ -102,7 +105,7 @@ class Table:
         values = find(timestep, place)
         if values is None:
             return None
-        found = dict(self.shared)
+        found = {number: each.clone() for number, each in self.shared.items()} | self.given
         for dtype, leaves in self._leaves.items():
             parts = values[dtype].split([leaf.values for leaf in leaves])
             for leaf, part in zip(leaves, parts, strict=True):

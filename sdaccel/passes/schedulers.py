@@ -1,7 +1,8 @@
 """Steps of the scheduler as one weighted sum, whose weights are computed once for a schedule.
 
 Stock computes them anew at every step, in many tiny operations, some of which make the host wait
-for the device. See `sdaccel.schedulers`.
+for the device. Where a pipe guides linearly, the step takes both branches, and combining them is
+part of it: see `guided_prediction`. See `sdaccel.schedulers` for the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..sharing import shared_by
 from .base import Effect, Pass
+from .guidance_kind import CONTROLNETS, guidance_of
 
 if TYPE_CHECKING:
     from ..patch import Patch
@@ -25,7 +27,7 @@ class Schedulers(Pass):
     name: ClassVar[str] = "schedulers"
     summary: ClassVar[str] = "scheduler steps as one weighted sum, its weights computed once"
     effect: ClassVar[Effect] = Effect.EXACT
-    order: ClassVar[int] = 95
+    order: ClassVar[int] = 99
 
     def refusal(self, target: Target) -> str | None:
         return None if target.schedulers else "it has no scheduler of diffusers'"
@@ -42,6 +44,22 @@ class Schedulers(Pass):
             with patch.scope(scheduler):
                 _swap(scheduler, counterpart_of(type(scheduler)), patch, record)
             record.changed[name] += 1
+        if record.changed:
+            _let_guidance_wait(target, patch)
+
+
+def _let_guidance_wait(target: Target, patch: Patch) -> None:
+    """Hooks outside of those of all other passes, which take tensors for an output."""
+    from .guided_prediction import attach
+
+    kind: Any = type(target.pipe)
+    if guidance_of(kind) is None:
+        return
+    for component in target.denoisers:
+        controls = type(component.module).__module__.startswith(CONTROLNETS)
+        if not controls and shared_by(component.module, target.pipe) is None:
+            with patch.scope(component.module):
+                attach(component, target, patch)
 
 
 def _obstacle(target: Target, scheduler: Any) -> str | None:

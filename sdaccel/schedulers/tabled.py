@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from .guided import Guided, Late
 from .program import Options
 from .results import Pair
 from .tables import Tables, tables_of
@@ -46,8 +48,13 @@ class Tabled(_Stock):
     def step(self, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         """As stock, from the table; where that can't be, stock's own, with the reason told."""
         options = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
+        guided = model_output if isinstance(model_output, Guided) else None
+        if guided is not None:
+            model_output = guided.conditional
+        elif isinstance(model_output, Late):
+            model_output = model_output.value()
         if self._refuses_whole and isinstance(timestep, _WHOLE):
-            return super().step(model_output, timestep, sample, **options)
+            return super().step(_whole(model_output, guided), timestep, sample, **options)
         tables = tables_of(self)
         ready = tables.trajectory
         if ready is None or not self._is_next(
@@ -56,22 +63,26 @@ class Tabled(_Stock):
             found = self._prepare(tables, model_output, timestep, sample, options)
             if isinstance(found, str):
                 tables.fall_back(self, found)
-                return super().step(model_output, timestep, sample, **options)
+                return super().step(_whole(model_output, guided), timestep, sample, **options)
             ready = found
+        if guided is not None:
+            tables.ran["guided predictions combined"] += 1
+            model_output, guided = ready.combining(guided)
         now, noise = ready.step(), None
         if now.draws:
             noise = _draw(model_output, options.get("generator"), ready.dtypes.noise)
-        result = ready.advance(now, sample, model_output, noise)
+        result = ready.advance(now, sample, model_output, noise, guided)
         tables.fresh = False
         tables.ran["steps from the table"] += 1
         if now.after:
             self.__dict__.update(now.after)
+        beside = ready.beside if guided is None else partial(ready.beside, guided=guided)
         if options.get("return_dict", True):
-            values = (result, *ready.beside(now, sample, model_output, noise))
+            values = (result, *beside(now, sample, model_output, noise))
             return ready.program.output(**dict(zip(ready.program.names, values, strict=True)))
         if not now.beside:
             return (result,)
-        return Pair(result, ready.beside, now, (sample, model_output, noise))
+        return Pair(result, beside, now, (sample, model_output, noise))
 
     def _is_next(
         self,
@@ -113,8 +124,10 @@ class Tabled(_Stock):
         obstacle = _obstacle(model_output, sample) or self._unserved(options)
         if obstacle is not None:
             return obstacle
-        if tables.schedule is None or not tables.describes(self):
+        if tables.schedule is None:
             return "its schedule was not set by set_timesteps"
+        if not tables.describes(self):
+            return "its schedule was changed since set_timesteps"
         position = self._position(tables, timestep)
         if isinstance(position, str):
             return position
@@ -186,6 +199,11 @@ def scale_model_input(self: Any, sample: torch.Tensor, timestep: Any) -> torch.T
         return self._stock.scale_model_input(self, sample, timestep)  # type: ignore[no-any-return]
     self.is_scale_input_called = True
     return sample * schedule.scale(index)
+
+
+def _whole(model_output: Any, guided: Guided | None) -> Any:
+    """The prediction as stock takes it."""
+    return model_output if guided is None else guided.value()
 
 
 def _draw(model_output: torch.Tensor, generator: Any, dtype: Any) -> torch.Tensor:

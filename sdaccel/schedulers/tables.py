@@ -18,6 +18,8 @@ from .results import version_of
 from .trajectory import Trajectory
 
 STATE = "_sdaccel_tables"
+_CONFIG, _SCHEDULE = "_internal_dict", ("timesteps", "sigmas", "alphas_cumprod")
+"""Under which names a stock scheduler has its configuration, and what its weights are made of."""
 _SCHEDULES = 8
 """Schedules whose programs are kept; the least recently used goes."""
 _PROGRAMS = 32
@@ -91,6 +93,7 @@ class Tables:
     reasons: Counter[str] = field(default_factory=Counter)
     _library: OrderedDict[Any, Schedule] = field(default_factory=OrderedDict)
     _read: tuple[tuple[str, torch.Tensor, int], ...] = ()
+    _config: Any = None
     _positions: dict[float, int] = field(default_factory=dict)
     _address: int = 0
     _stride: int = 0
@@ -104,7 +107,8 @@ class Tables:
         twin.trajectory = copy.deepcopy(self.trajectory, memo)
         twin._library = self._library.copy()
         if self.schedule is not None:
-            twin._read_in({name: copy.deepcopy(each, memo) for name, each, _ in self._read})
+            read = {_CONFIG: self._config, **{name: each for name, each, _ in self._read}}
+            twin._read_in({name: copy.deepcopy(each, memo) for name, each in read.items()})
         return twin
 
     def renew(self, scheduler: Any, stock: type) -> None:
@@ -119,8 +123,9 @@ class Tables:
         self._read_in(scheduler.__dict__)
 
     def _read_in(self, own: Mapping[str, Any]) -> None:
-        """Note which tensors hold the schedule, and how to find a timestep among them."""
-        read = [(name, own[name]) for name in ("timesteps", "sigmas") if name in own]
+        """Note what holds the schedule, and how to find a timestep in it."""
+        self._config = own[_CONFIG]
+        read = [(name, own[name]) for name in _SCHEDULE if name in own]
         self._read = tuple((name, each, version_of(each)) for name, each in read)
         timesteps = own["timesteps"]
         in_a_row = timesteps.stride() == (1,)
@@ -130,12 +135,25 @@ class Tables:
         self._positions = {value: index for index, value in reversed(list(enumerate(values)))}
 
     def describes(self, scheduler: Any) -> bool:
-        """Whether the scheduler's timesteps and sigmas still are those that were read."""
+        """Whether the scheduler's schedule and configuration still are those that were read."""
         own = scheduler.__dict__
+        if own.get(_CONFIG) is not self._config and not self._takes_config(own.get(_CONFIG, {})):
+            return False
         for name, tensor, version in self._read:
             if own.get(name) is not tensor or (version >= 0 and tensor._version != version):
                 return False
         return True
+
+    def _takes_config(self, now: Mapping[str, Any]) -> bool:
+        """Whether a new configuration says the same; `from_config` notes what it leaves unused."""
+        same = all(
+            repr(now.get(name)) == repr(value)
+            for name, value in self._config.items()
+            if not name.startswith("_")
+        )
+        if same:
+            self._config = now
+        return same
 
     def lies_at(self, timestep: Any, position: int) -> bool:
         """Whether a timestep is the view of the schedule at a position."""
@@ -200,9 +218,10 @@ def tables_of(scheduler: Any) -> Tables:
 
 
 def _on_the_host(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's `__dict__`, but for methods that somebody wraps: a probe calls stock's."""
     state: dict[str, Any] = {}
     for name, value in scheduler.__dict__.items():
-        if name.startswith("_sdaccel"):
+        if name.startswith("_sdaccel") or callable(getattr(type(scheduler), name, None)):
             continue
         if isinstance(value, torch.Tensor):
             state[name] = value.detach().to("cpu", copy=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..kernels.linear_step import linear_step
+from .guided import Guided
 from .probe import Dtypes
 from .program import CLIPPED, SAMPLE, Options, Program, Step, Weights
 
@@ -89,16 +90,29 @@ class Trajectory:
         """The step that comes next."""
         return self.program.steps[self.position - self.program.start]
 
+    def combining(self, guided: Guided) -> tuple[torch.Tensor, Guided | None]:
+        """The prediction, and with whom a step has to combine it: a kernel does that by itself."""
+        if self._on_host:
+            return guided.value(), None
+        guided.check_unchanged()
+        return guided.conditional, guided
+
     def advance(
         self,
         step: Step,
         sample: torch.Tensor,
         prediction: torch.Tensor,
         noise: torch.Tensor | None,
+        guided: Guided | None = None,
     ) -> torch.Tensor:
-        """Make the next step, which is `step`: the slots are brought up to date, too."""
-        advance = self._on_the_host if self._on_host else self._on_the_device
-        result = advance(step, sample, prediction, noise)
+        """Make the next step, which is `step`: the slots are brought up to date, too.
+
+        Where the prediction is the conditional one, `guided` has the other.
+        """
+        if self._on_host:
+            result = self._on_the_host(step, sample, prediction, noise)
+        else:
+            result = self._on_the_device(step, sample, prediction, noise, guided)
         self.position += 1
         return result
 
@@ -107,10 +121,17 @@ class Trajectory:
         return self._slots[index].clone()
 
     def beside(
-        self, step: Step, sample: torch.Tensor, prediction: torch.Tensor, noise: torch.Tensor | None
+        self,
+        step: Step,
+        sample: torch.Tensor,
+        prediction: torch.Tensor,
+        noise: torch.Tensor | None,
+        guided: Guided | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """What stock returns next to the sample, from the step's own inputs."""
-        columns = [sample, prediction, noise, None]
+        if not step.beside:
+            return ()
+        columns = [sample, prediction if guided is None else guided.value(), noise, None]
         _clip(step, columns)
         pairs = zip(step.beside, self.dtypes.results[1:], strict=True)
         return tuple(_sum(weights, columns).to(dtype) for weights, dtype in pairs)
@@ -131,7 +152,12 @@ class Trajectory:
         return result if dtype is torch.float32 else result.to(dtype)
 
     def _on_the_device(
-        self, step: Step, sample: torch.Tensor, prediction: torch.Tensor, noise: torch.Tensor | None
+        self,
+        step: Step,
+        sample: torch.Tensor,
+        prediction: torch.Tensor,
+        noise: torch.Tensor | None,
+        guided: Guided | None,
     ) -> torch.Tensor:
         row = self.position - self.program.start
         if self._counter is None:
@@ -142,7 +168,9 @@ class Trajectory:
         history = None if self._history is None else self._history[: self.program.slots]
         table = self.program.table(sample.device)
         dtype, clips = self.dtypes.results[0], step.clip is not None
-        return linear_step(sample, prediction, noise, history, table, self._counter, dtype, clips)
+        unguided, scale = (None, 1.0) if guided is None else (guided.unguided, guided.scale)
+        rest = (table, self._counter, dtype, clips, unguided, scale)
+        return linear_step(sample, prediction, noise, history, *rest)
 
 
 def _clip(step: Step, columns: list[Any]) -> None:

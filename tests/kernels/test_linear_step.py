@@ -116,6 +116,20 @@ def test_noise_and_a_clipped_sum_are_columns_too(computed: Any) -> None:
     assert_near(found, 0.25 * sample.double() + 3 * clipped + 0.5 * drawn.double())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("computed", [linear_step, linear_step_reference])
+def test_guidance_is_combined_on_the_way(computed: Any, dtype: torch.dtype) -> None:
+    sample, conditional = noise(*SHAPE), noise(*SHAPE, dtype=dtype, seed=1)
+    unguided = noise(*SHAPE, dtype=dtype, seed=2)
+    row = {"y": {"sample": 0.75, "prediction": -1.5}, "first": {"prediction": 2.0}}
+    table, history = table_of({**row, "targets": (0, -1)}), noise(1, *SHAPE, seed=3)
+    rest = (table, counter_at(0), torch.float32, False, unguided, 7.5)
+    found = computed(sample, conditional, None, history, *rest)
+    guided = unguided.double() + 7.5 * (conditional.double() - unguided.double())
+    assert_near(found, 0.75 * sample.double() - 1.5 * guided)
+    assert_near(history[0], 2 * guided)
+
+
 def test_nan_is_not_clipped_away() -> None:
     sample = torch.tensor([torch.nan, 3.0, -3.0, 0.5], device=DEVICE)
     row = {"clipped": {"sample": 1.0}, "bounds": (-1, 1), "y": {"clipped": 1.0}}
@@ -171,6 +185,8 @@ def test_the_cost_counts_what_is_read_and_written() -> None:
     sample = noise(*SHAPE)
     history = noise(3, *SHAPE)
     assert linear_step_cost(sample, sample).bytes == 3 * 4 * sample.numel()
+    guided = linear_step_cost(sample, sample, unguided=sample)
+    assert guided.bytes == 4 * 4 * sample.numel()
     unipc = linear_step_cost(sample, sample, None, history, reads=3, writes=2)
     assert unipc.bytes == 8 * 4 * sample.numel()
 
@@ -183,6 +199,7 @@ SAMPLE, TABLE = noise(2, 3), table_of({})
     [
         ({"prediction": noise(2, 4)}, "prediction has shape"),
         ({"noise": noise(3, 2)}, "noise has shape"),
+        ({"unguided": noise(3, 2)}, "unguided has shape"),
         ({"sample": SAMPLE.double()}, "sample is fp16, bf16 or fp32"),
         ({"table": TABLE[:, :5]}, "table has shape"),
         ({"table": TABLE.double()}, "the table is fp32"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import tiny
 import torch
@@ -16,6 +17,7 @@ from sdaccel.benchmarks.families import SIZES, families, forward
 from sdaccel.benchmarks.family_pipeline import FamilyPipeline, model_of
 from sdaccel.benchmarks.measure import EXACT_ERROR, relative_error
 from sdaccel.errors import SdaccelWarning
+from sdaccel.passes.hoist_inputs import Inputs
 from sdaccel.passes.hoist_table import Table
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
@@ -128,6 +130,24 @@ def test_a_change_between_calls_is_noticed(change: str, name: str) -> None:
     assert errors(run(pipe, name, give), run(stock, name, give)) <= EXACT_ERROR
 
 
+def test_what_a_hook_writes_to_a_hoisted_output_is_not_written_twice() -> None:
+    """Wan's first module puts out an embedding of the timestep, and with it the projected text."""
+
+    def make() -> FamilyPipeline:
+        pipe = pipe_of("Wan 2.1")
+
+        def louder(_: Any, args: tuple[Any, ...]) -> None:
+            args[1].mul_(1.5)
+
+        model_of(pipe).blocks[0].register_forward_pre_hook(louder)
+        return pipe
+
+    stock, pipe = make(), hoisted(make())
+    for _ in range(2):
+        assert errors(run(pipe, "Wan 2.1"), run(stock, "Wan 2.1")) <= EXACT_ERROR
+    assert ran(pipe)["rows read"] == 4 + 6
+
+
 def test_other_guidance_size_and_steps_between_calls_are_noticed() -> None:
     pipe, stock = pipe_of("FLUX.1"), pipe_of("FLUX.1")
     hoisted(pipe)
@@ -215,3 +235,15 @@ def test_a_row_that_is_missing_on_a_device_is_nan_and_the_pipe_runs_again_withou
     with pytest.warns(SdaccelWarning, match="NaN or Inf: it runs again without hoist"):
         found = torch.from_numpy(tiny.draw(pipe, num_inference_steps=5))
     assert torch.equal(found, wanted)
+
+
+def test_another_object_among_the_arguments_is_another_call() -> None:
+    """Even where it lies where the last one lay; numbers are told by their value."""
+
+    def key(value: Any) -> Any:
+        return Inputs.of(("sample", "value"), (torch.zeros(1), value), {}).key
+
+    assert len({key(object()) for _ in range(10)}) == 10
+    same = object()
+    assert key(same) == key(same)
+    assert key(numpy.float32(0.5)) == key(numpy.float32(0.5)) != key(numpy.float32(0.25))

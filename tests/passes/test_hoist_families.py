@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from denoising import loop
+from taping import taped
 
 import sdaccel
 from sdaccel.benchmarks.families import cast, families
@@ -30,10 +32,19 @@ PLANS: dict[str, dict[str, Any]] = {
         "no_ops": True,
         "memory_format": True,
         "attention": {"measure": False},
+        "schedulers": True,
+        "cuda_graph": True,
     },
 }
 STEPS = 3
 """The third step is the first that leaves anything out; of a second generation all do."""
+
+
+@pytest.fixture(autouse=True)
+def graphs() -> Iterator[None]:
+    """Tapes in the place of graphs."""
+    with taped():
+        yield
 
 
 def generations(pipe: Any, name: str, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -61,6 +72,14 @@ def test_every_step_is_stock_s(name: str, plan: str) -> None:
     assert ran["calls answered from tables"] >= ran["rows read"]
     assert ran["constant calls answered"] > 0
     assert not [each for each in ran if each.startswith("computed anew")]
+    if "schedulers" in PLANS[plan]:
+        assert sdaccel.report(pipe)["schedulers"].ran == {"steps from the table": 2 * STEPS}
+    if "cuda_graph" in PLANS[plan]:
+        graphs = sdaccel.report(pipe)["cuda_graph"].ran
+        waits = name == "Mochi"  # it counts its text's tokens
+        assert (graphs["denoiser fallbacks"] > 0, graphs["denoiser replays"] > 2) == (
+            (True, False) if waits else (False, True)
+        )
     sdaccel.restore(pipe)
     assert all(map(torch.equal, generations(pipe, name, torch.float32), truth))
 

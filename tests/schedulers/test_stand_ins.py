@@ -286,19 +286,70 @@ def test_what_the_table_does_not_serve_stock_computes_and_says_so(
     assert words in sentences[0]
 
 
-def test_a_schedule_changed_by_hand_is_noticed() -> None:
-    results = []
-    for scheduler in (
-        diffusers.EulerDiscreteScheduler(),
-        sdaccel.schedulers.EulerDiscreteScheduler(),
-    ):
-        scheduler.set_timesteps(4)
-        scheduler.is_scale_input_called = True
-        scheduler.sigmas[1] *= 0.5
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SdaccelWarning)
-            results.append(scheduler.step(noise(1), scheduler.timesteps[0], noise()).prev_sample)
-    assert torch.equal(*results)
+@pytest.mark.parametrize("name", ["DDIMScheduler", "UniPCMultistepScheduler"])
+def test_a_step_that_somebody_has_wrapped_is_called_for_steps_alone(name: str) -> None:
+    run = Run(name, PUBLISHED)
+    ours, calls = run.ours(), []
+    wrapped = ours.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return wrapped(*args, **kwargs)
+
+    ours.step = step
+    found, expected = follow(run, ours), follow(run, run.stock())
+    assert distance([found[-1][0]], [expected[-1][0]]) <= 1e-6
+    assert len(calls) == len(found)
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "DDIMScheduler"])
+def test_a_configuration_noted_anew_is_no_change(name: str) -> None:
+    """`from_config` does so, after Heun's constructor has set a schedule."""
+    ours = Run(name, PUBLISHED).ours()
+    ours.set_timesteps(4)
+    ours.register_to_config(unused=1)
+    ours.is_scale_input_called = True
+    ours.step(noise(1), ours.timesteps[0], noise())
+    assert ours._sdaccel_tables.ran == {"steps from the table": 1}
+
+
+def halve_a_sigma(scheduler: Any) -> None:
+    scheduler.sigmas[1] *= 0.5
+
+
+def halve_an_alpha(scheduler: Any) -> None:
+    scheduler.alphas_cumprod[500] *= 0.5
+
+
+def predict_velocity(scheduler: Any) -> None:
+    scheduler.register_to_config(prediction_type="v_prediction")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("EulerDiscreteScheduler", halve_a_sigma),
+        ("DDIMScheduler", halve_an_alpha),
+        ("DDIMScheduler", predict_velocity),
+        ("UniPCMultistepScheduler", predict_velocity),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_schedule_changed_by_hand_is_noticed(
+    name: str, change: Callable[[Any], None], after: int
+) -> None:
+    def changed(scheduler: Any, sample: torch.Tensor) -> torch.Tensor:
+        change(scheduler)
+        return sample
+
+    run = Run(name, PUBLISHED)
+    stock, ours = run.stock(), run.ours()
+    stock.is_scale_input_called = ours.is_scale_input_called = True
+    wanted = half_way(run, stock, after, changed)
+    with pytest.warns(SdaccelWarning, match="its schedule was changed since set_timesteps"):
+        found = half_way(run, ours, after, changed)
+    assert distance([found], [wanted]) <= 1e-6
+    assert ours._sdaccel_tables.ran["steps from the table"] == after
 
 
 def test_the_reason_is_told_once() -> None:
