@@ -29,7 +29,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT,
         metavar="M",
-        help="shapes-unet (the default), shapes-dit, a hub id, a folder or a .safetensors file",
+        help="shapes-unet (the default), shapes-dit, shapes-video, a hub id, a folder or a "
+        ".safetensors file",
     )
     parser.add_argument(
         "--dtype",
