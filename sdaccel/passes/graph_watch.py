@@ -2,14 +2,19 @@
 
 A replay reads weights where they lay, and runs no Python: so the addresses of all weights count,
 but not their values, and everything that Python decides by. It is asked before every forward, and
-looks at no value on the device.
+looks at no value on the device. What it looks at has left the caches since the last time, so it
+looks at little: at which objects there are, and only where one is another, whether it is equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+
+from .contents import Contents, Hooks
 
 if TYPE_CHECKING:
     import torch
@@ -21,62 +26,91 @@ _CODE = ("forward", "processor")
 _OWN = "_sdaccel"
 """Begins the names of what this package keeps on modules, counts of what ran among it."""
 _KNOWN = ("diffusers", "sdaccel", "peft", "torch")
+_LAYERS = ("torch.nn.modules.", "torch.ao.nn.")
+_PLAIN_LAYERS = ("Linear", "ModuleList")
+"""torch's own modules that are numerous, and compute by their weights or their children alone."""
+_ADDRESS = operator.methodcaller("data_ptr")
 
 
 class Watch:
     """A model as it is now. It holds on to what it compares by identity."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        import torch
+        modules = list(model.modules())
+        layers = [each for each in modules if type(each).__module__.startswith(_LAYERS)]
+        self._layers = [each.__dict__ for each in layers]
+        self._layer_sizes = list(map(len, self._layers))
+        settled = (each.__dict__ for each in layers if type(each).__name__ not in _PLAIN_LAYERS)
+        self._settings = list(chain.from_iterable(map(_settings_in, settled)))
+        self._settings_held = self._settings_now()
+        self._hooks = Hooks(modules)
+        self._children = Contents(_filled(modules, "_modules"))
+        self._weights = Contents([each for name in _WEIGHTS for each in _filled(modules, name)])
+        others = [each.__dict__ for each in modules if not type(each).__module__.startswith(_LAYERS)]
+        self._owners = [*others, *map(vars, _processors(model))]
+        self._look()
 
-        self._held = list(model.modules())
-        modules = [each.__dict__ for each in self._held]
-        owners = [*modules, *map(vars, _processors(model))]
-        internal = vars(torch.nn.Module()).keys() - {"training"}
-        attributes = [
-            (own, name, value)
-            for own in owners
-            for name, value in own.items()
-            if name not in internal and not name.startswith(_OWN)
-        ]
-        self._sized = [*owners, *(own[name] for own in modules for name in (*_HOOKS, "_modules"))]
-        self._children = [own["_modules"] for own in modules]
-        self._registered = [own[name] for own in modules for name in _WEIGHTS]
-        weights = chain.from_iterable(map(dict.values, self._registered))
-        self._weights = [each for each in weights if each is not None]
-        self._replaceable = [(own, name) for own in owners for name in _CODE if name in own]
-        self._code = [own[name] for own, name in self._replaceable]
-        self._tensors = [(o, name) for o, name, value in attributes if hasattr(value, "data_ptr")]
-        self._plain = [(o, name) for o, name, value in attributes if isinstance(value, _PLAIN)]
-        self._several = [(o, name) for o, name, value in attributes if _is_plain(value)]
-        self._structure = self._structure_now()
-        self._addresses = self._addresses_now()
-        self._values = self._values_now()
+    def _look(self) -> None:
+        """Take the attributes of modules that are no layers of torch's for right as they are."""
+        self._attributes = Contents(self._owners)
+        self._before = list(map(dict, self._owners))
+        settings = chain.from_iterable(map(_settings_in, self._owners))
+        self._lists = [own[name] for own, name in settings if isinstance(own[name], (list, dict))]
+        self._copies = [each.copy() for each in self._lists]
+        held = (*self._weights.held, *self._attributes.held)
+        self._tensors = [each for each in held if hasattr(each, "data_ptr")]
+        self._addresses = list(map(_ADDRESS, self._tensors))
 
     def has_changed(self) -> str | None:
         """What is another now, in a word or two, or None."""
-        if self._structure != self._structure_now():
+        same = self._hooks.are_same() and self._children.are_same()
+        if not same or self._layer_sizes != list(map(len, self._layers)):
             return "modules"
-        if self._addresses != self._addresses_now():
+        if not self._weights.are_same() or self._addresses != list(map(_ADDRESS, self._tensors)):
             return "weights"
-        return "settings" if self._values != self._values_now() else None
+        if self._settings_held != self._settings_now() or self._lists != self._copies:
+            return "settings"
+        return None if self._attributes.are_same() else self._replaced()
 
-    def _structure_now(self) -> list[Any]:
-        """Which modules, hooks and attributes there are."""
-        sizes = list(map(len, self._sized))
-        children = list(map(id, chain.from_iterable(map(dict.values, self._children))))
-        return [sizes, children, [id(own.get(name)) for own, name in self._replaceable]]
+    def _settings_now(self) -> list[Any]:
+        return [own.get(name) for own, name in self._settings]
 
-    def _addresses_now(self) -> list[Any]:
-        """Which tensors the weights are, and where they lie."""
-        weights = list(map(id, chain.from_iterable(map(dict.values, self._registered))))
-        others: list[Any] = [own.get(name) for own, name in self._tensors]
-        pointers = [each.data_ptr() for each in self._weights]
-        return [weights, pointers, [getattr(each, "data_ptr", int)() for each in others]]
+    def _replaced(self) -> str | None:
+        """What is not even equal, of attributes that are other objects."""
+        for own, before in zip(self._owners, self._before, strict=True):
+            if own.keys() != before.keys():
+                return "modules"
+            for name, value in own.items():
+                was = before[name]
+                if value is was or name.startswith(_OWN):
+                    continue
+                if name in _CODE:
+                    return "modules"
+                if hasattr(value, "data_ptr") or hasattr(was, "data_ptr"):
+                    return "weights"
+                if (_is_setting(value) or _is_setting(was)) and value != was:
+                    return "settings"
+        self._look()
+        return None
 
-    def _values_now(self) -> list[Any]:
-        found = [own.get(name) for own, name in self._plain]
-        return found + [_copied(own.get(name)) for own, name in self._several]
+
+def _filled(modules: Sequence[torch.nn.Module], name: str) -> list[dict[str, Any]]:
+    """The modules' dictionaries of this name that hold something."""
+    return [each.__dict__[name] for each in modules if each.__dict__[name]]
+
+
+def _settings_in(own: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The names under which an object holds plain values, each with what holds it."""
+    names = [name for name in own.keys() - _internal() if not name.startswith(_OWN)]
+    return ((own, name) for name in names if _is_setting(own[name]))
+
+
+@functools.cache
+def _internal() -> frozenset[str]:
+    """What torch keeps on every module, but for the mode that it is in."""
+    import torch
+
+    return frozenset(vars(torch.nn.Module()).keys() - {"training"})
 
 
 def obstacle_in(model: torch.nn.Module) -> str | None:
@@ -115,14 +149,9 @@ def _is_known(value: Any) -> bool:
     return str(module).split(".")[0] in _KNOWN
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether something is a container of plain values alone."""
-    if not isinstance(value, (list, tuple, dict)):
-        return False
-    return all(
-        isinstance(e, _PLAIN) for e in (value.values() if isinstance(value, dict) else value)
-    )
-
-
-def _copied(value: Any) -> Any:
-    return value.copy() if isinstance(value, (list, dict)) else value
+def _is_setting(value: Any) -> bool:
+    """Whether something is a plain value, or a container of such alone."""
+    if isinstance(value, (list, tuple, dict)):
+        values = value.values() if isinstance(value, dict) else value
+        return all(isinstance(each, _PLAIN) for each in values)
+    return isinstance(value, _PLAIN)
