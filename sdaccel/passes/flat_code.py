@@ -68,7 +68,9 @@ class Code:
             text = f"{targets[0]} = {text}"
         self._lines.append(Line(text, tuple(targets), frozenset(uses), writes))
 
-    def function(self, inputs: Sequence[str], outputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
+    def function(
+        self, inputs: Sequence[str], outputs: Sequence[torch.Tensor]
+    ) -> Callable[..., Any]:
         """The function of these inputs that returns a tuple of these tensors."""
         uses: set[str] = set()
         returned = self._literal(tuple(outputs), uses)

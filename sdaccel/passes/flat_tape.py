@@ -75,6 +75,7 @@ class Tape(TorchFunctionMode):
                     return body(*args, **kwargs)
             finally:
                 self._open.remove(func)
+        self._check(getattr(func, "__name__", ""))
         with self._operations.inside():
             output = func(*args, **kwargs)
         self._write_down(func, args, kwargs, output)
@@ -95,7 +96,6 @@ class Tape(TorchFunctionMode):
 
     def _write_down(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         computed, wrote = self._operations.last
-        self._check(getattr(func, "__name__", ""))
         unpacked = isinstance(output, (tuple, list)) and not isinstance(output, torch.Size)
         results = list(output) if unpacked else [output]
         tensors = [each for each in results if is_tensor(each)]
@@ -179,21 +179,21 @@ class _Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         if not self._is_inside:
             self.refuse(f"{func} runs where no function of torch was called")
+        written = written_by(func, args, kwargs)
+        self._check(func, written)
         output = func(*args, **kwargs)
         given = [each for each in _pytree.tree_leaves((args, kwargs)) if is_tensor(each)]
         results = [each for each in _pytree.tree_leaves(output) if is_tensor(each)]
-        written = written_by(func, args, kwargs)
-        self._check(func, args, given, results, written)
+        if (given and not results and not written) or shape_tells(func, args):
+            self.refuse(_VALUE)
         known = set() if is_from_python(func) else {memory_of(each) for each in given}
         self.born |= {memory_of(each) for each in results} - known
         self.last = True, self.last[1] or bool(written)
         return output
 
-    def _check(self, func: Any, args: Any, given: Any, results: Any, written: Any) -> None:
-        """Refuse what a replay would not do again in the same way."""
+    def _check(self, func: Any, written: Sequence[torch.Tensor]) -> None:
+        """Refuse, before it is done, what may not be done twice."""
         if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in str(func):
             self.refuse("it draws random numbers")
-        if (given and not results and not written) or shape_tells(func, args):
-            self.refuse(_VALUE)
         if any(memory_of(each) not in self.born for each in written):
             self.refuse("it writes to what was there before")

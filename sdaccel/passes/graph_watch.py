@@ -9,7 +9,6 @@ looks at little: at which objects there are, and only where one is another, whet
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,6 @@ _KNOWN = ("diffusers", "sdaccel", "peft", "torch")
 _LAYERS = ("torch.nn.modules.", "torch.ao.nn.")
 _PLAIN_LAYERS = ("Linear", "ModuleList")
 """torch's own modules that are numerous, and compute by their weights or their children alone."""
-_ADDRESS = operator.methodcaller("data_ptr")
 
 
 class Watch:
@@ -46,27 +44,31 @@ class Watch:
         self._hooks = Hooks(modules)
         self._children = Contents(_filled(modules, "_modules"))
         self._weights = Contents([each for name in _WEIGHTS for each in _filled(modules, name)])
-        others = [each.__dict__ for each in modules if not type(each).__module__.startswith(_LAYERS)]
+        others = [
+            each.__dict__ for each in modules if not type(each).__module__.startswith(_LAYERS)
+        ]
         self._owners = [*others, *map(vars, _processors(model))]
         self._look()
 
     def _look(self) -> None:
         """Take the attributes of modules that are no layers of torch's for right as they are."""
+        import torch
+
         self._attributes = Contents(self._owners)
         self._before = list(map(dict, self._owners))
         settings = chain.from_iterable(map(_settings_in, self._owners))
         self._lists = [own[name] for own, name in settings if isinstance(own[name], (list, dict))]
         self._copies = [each.copy() for each in self._lists]
         held = (*self._weights.held, *self._attributes.held)
-        self._tensors = [each for each in held if hasattr(each, "data_ptr")]
-        self._addresses = list(map(_ADDRESS, self._tensors))
+        self._tensors = [each for each in held if isinstance(each, torch.Tensor)]
+        self._addresses = self._addresses_now()
 
     def has_changed(self) -> str | None:
         """What is another now, in a word or two, or None."""
         same = self._hooks.are_same() and self._children.are_same()
         if not same or self._layer_sizes != list(map(len, self._layers)):
             return "modules"
-        if not self._weights.are_same() or self._addresses != list(map(_ADDRESS, self._tensors)):
+        if not self._weights.are_same() or self._addresses != self._addresses_now():
             return "weights"
         if self._settings_held != self._settings_now() or self._lists != self._copies:
             return "settings"
@@ -75,8 +77,15 @@ class Watch:
     def _settings_now(self) -> list[Any]:
         return [own.get(name) for own, name in self._settings]
 
+    def _addresses_now(self) -> list[int]:
+        import torch
+
+        return list(map(torch.Tensor.data_ptr, self._tensors))
+
     def _replaced(self) -> str | None:
         """What is not even equal, of attributes that are other objects."""
+        import torch
+
         for own, before in zip(self._owners, self._before, strict=True):
             if own.keys() != before.keys():
                 return "modules"
@@ -86,7 +95,7 @@ class Watch:
                     continue
                 if name in _CODE:
                     return "modules"
-                if hasattr(value, "data_ptr") or hasattr(was, "data_ptr"):
+                if isinstance(value, torch.Tensor) or isinstance(was, torch.Tensor):
                     return "weights"
                 if (_is_setting(value) or _is_setting(was)) and value != was:
                     return "settings"
