@@ -58,7 +58,7 @@ def _as_one(compute: Compute) -> Compute:
     @functools.wraps(compute)
     def call(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
         if has_torch_function_unary(query):
-            return handle_torch_function(call, (query,), query, *arguments)  # type: ignore[no-any-return]
+            return handle_torch_function(call, (query,), query, *arguments)
         return compute(query, *arguments)
 
     return call

@@ -3,14 +3,14 @@
 A replay reads weights where they lay, and runs no Python: so the addresses of all weights count,
 but not their values, and everything that Python decides by. It is asked before every forward, and
 looks at no value on the device. What it looks at has left the caches since the last time, so it
-looks at little: at which objects there are, and only where one is another, whether it is equal.
+looks at little.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from itertools import chain
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .contents import Contents, Hooks
@@ -25,101 +25,87 @@ _CODE = ("forward", "processor")
 _OWN = "_sdaccel"
 """Begins the names of what this package keeps on modules, counts of what ran among it."""
 _KNOWN = ("diffusers", "sdaccel", "peft", "torch")
-_LAYERS = ("torch.nn.modules.", "torch.ao.nn.")
-_PLAIN_LAYERS = ("Linear", "ModuleList")
-"""torch's own modules that are numerous, and compute by their weights or their children alone."""
+_LAYERS = "torch.nn.modules."
 
 
 class Watch:
     """A model as it is now. It holds on to what it compares by identity."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        modules = list(model.modules())
-        layers = [each for each in modules if type(each).__module__.startswith(_LAYERS)]
-        self._layers = [each.__dict__ for each in layers]
-        self._layer_sizes = list(map(len, self._layers))
-        settled = (each.__dict__ for each in layers if type(each).__name__ not in _PLAIN_LAYERS)
-        self._settings = list(chain.from_iterable(map(_settings_in, settled)))
-        self._settings_held = self._settings_now()
-        self._hooks = Hooks(modules)
-        self._children = Contents(_filled(modules, "_modules"))
-        self._weights = Contents([each for name in _WEIGHTS for each in _filled(modules, name)])
-        others = [
-            each.__dict__ for each in modules if not type(each).__module__.startswith(_LAYERS)
-        ]
-        self._owners = [*others, *map(vars, _processors(model))]
-        self._look()
-
-    def _look(self) -> None:
-        """Take the attributes of modules that are no layers of torch's for right as they are."""
         import torch
 
-        self._attributes = Contents(self._owners)
-        self._before = list(map(dict, self._owners))
-        settings = chain.from_iterable(map(_settings_in, self._owners))
-        self._lists = [own[name] for own, name in settings if isinstance(own[name], (list, dict))]
-        self._copies = [each.copy() for each in self._lists]
-        held = (*self._weights.held, *self._attributes.held)
+        modules = list(model.modules())
+        layers = [each.__dict__ for each in modules if _is_layer(each)]
+        others = [each.__dict__ for each in modules if not _is_layer(each)]
+        filled = [own for own in layers if own["_parameters"] or own["_buffers"]]
+        self._owners = [*layers, *others, *(each.__dict__ for each in _processors(model))]
+        self._sizes = list(map(len, self._owners))
+        self._hooks = Hooks(modules)
+        self._children = Contents([own["_modules"] for own in others])
+        self._weights = Contents([own[name] for name in _WEIGHTS for own in (*others, *filled)])
+        self._objects = [
+            (own, name, value)
+            for own in self._owners
+            for name, value in own.items()
+            if name in _CODE or isinstance(value, torch.Tensor)
+        ]
+        held = (*self._weights.held, *(value for _, _, value in self._objects))
         self._tensors = [each for each in held if isinstance(each, torch.Tensor)]
         self._addresses = self._addresses_now()
+        self._settings = list(_settings_of(self._owners))
+        self._values = [tuple(map(_copied, values)) for values in self._settings_now()]
 
     def has_changed(self) -> str | None:
         """What is another now, in a word or two, or None."""
         same = self._hooks.are_same() and self._children.are_same()
-        if not same or self._layer_sizes != list(map(len, self._layers)):
+        if not same or self._sizes != list(map(len, self._owners)):
             return "modules"
+        for own, name, value in self._objects:
+            if own.get(name) is not value:
+                return "modules" if name in _CODE else "weights"
         if not self._weights.are_same() or self._addresses != self._addresses_now():
             return "weights"
-        if self._settings_held != self._settings_now() or self._lists != self._copies:
+        try:
+            return None if self._values == self._settings_now() else "settings"
+        except KeyError:
             return "settings"
-        return None if self._attributes.are_same() else self._replaced()
 
-    def _settings_now(self) -> list[Any]:
-        return [own.get(name) for own, name in self._settings]
+    def _settings_now(self) -> list[tuple[Any, ...]]:
+        return [read(own) for own, read in self._settings]
 
     def _addresses_now(self) -> list[int]:
         import torch
 
         return list(map(torch.Tensor.data_ptr, self._tensors))
 
-    def _replaced(self) -> str | None:
-        """What is not even equal, of attributes that are other objects."""
-        import torch
 
-        for own, before in zip(self._owners, self._before, strict=True):
-            if own.keys() != before.keys():
-                return "modules"
-            for name, value in own.items():
-                was = before[name]
-                if value is was or name.startswith(_OWN):
-                    continue
-                if name in _CODE:
-                    return "modules"
-                if isinstance(value, torch.Tensor) or isinstance(was, torch.Tensor):
-                    return "weights"
-                if (_is_setting(value) or _is_setting(was)) and value != was:
-                    return "settings"
-        self._look()
-        return None
+def _is_layer(module: torch.nn.Module) -> bool:
+    """Whether it is one of torch's own, which has no modules inside."""
+    return type(module).__module__.startswith(_LAYERS) and not hasattr(module, "__len__")
 
 
-def _filled(modules: Sequence[torch.nn.Module], name: str) -> list[dict[str, Any]]:
-    """The modules' dictionaries of this name that hold something."""
-    return [each.__dict__[name] for each in modules if each.__dict__[name]]
-
-
-def _settings_in(own: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The names under which an object holds plain values, each with what holds it."""
-    names = [name for name in own.keys() - _internal() if not name.startswith(_OWN)]
-    return ((own, name) for name in names if _is_setting(own[name]))
+def _settings_of(
+    owners: Sequence[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], Callable[[Any], tuple[Any, ...]]]]:
+    """What holds plain values, with what reads them all at once."""
+    for own in owners:
+        names = [
+            name
+            for name in own.keys() - _ignored()
+            if not name.startswith(_OWN) and _is_setting(own[name])
+        ]
+        if names:
+            # of a single name it would not make a tuple
+            yield own, operator.itemgetter(*names, names[0])
 
 
 @functools.cache
-def _internal() -> frozenset[str]:
-    """What torch keeps on every module, but for the mode that it is in."""
+def _ignored() -> frozenset[str]:
+    """What torch keeps on every module, but for its mode, and sizes that its weights have."""
     import torch
 
-    return frozenset(vars(torch.nn.Module()).keys() - {"training"})
+    internal = vars(torch.nn.Module()).keys() - {"training"}
+    return frozenset(internal | {"in_features", "out_features", "in_channels", "out_channels"})
 
 
 def obstacle_in(model: torch.nn.Module) -> str | None:
@@ -164,3 +150,7 @@ def _is_setting(value: Any) -> bool:
         values = value.values() if isinstance(value, dict) else value
         return all(isinstance(each, _PLAIN) for each in values)
     return isinstance(value, _PLAIN)
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if isinstance(value, (list, dict)) else value
