@@ -27,6 +27,7 @@ _TO_PYTHON = {"tolist", "numpy", "__array__", "__dlpack__", "__reduce_ex__", "__
 _UNFILLED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
 _UNFILLED |= {"new_empty_strided"}
 _OTHER_MEMORY = {"__set__", "set_", "resize_"}
+_VIEWS = {"view", "transpose", "permute", "reshape", "unsqueeze", "flatten", "unflatten"}
 _VALUE = "a value decides what it does"
 _WRAPPERS = ("torch.nn.functional", "torch.functional")
 _ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
@@ -41,6 +42,7 @@ class Tape(TorchFunctionMode):
         self._inputs = [f"i{place}" for place in range(len(inputs))]
         for name, each in zip(self._inputs, inputs, strict=True):
             self._names[each] = name
+        self._viewed = WeakTensorKeyDictionary()
         self._code = Code(self._name_of)
         self._operations = _Operations()
         self._bodies: dict[Any, Callable[..., Any]] = {}
@@ -102,6 +104,8 @@ class Tape(TorchFunctionMode):
         if not computed and all(each in self._names for each in tensors):
             return
         given = {id(each) for each in _pytree.tree_leaves((args, kwargs)) if is_tensor(each)}
+        if getattr(func, "__name__", "") in _VIEWS and self._is_view(output, args[0]):
+            func, args, kwargs = self._as_one_view(func, args, kwargs, output)
         try:
             names = [self._code.fresh() for _ in results] if tensors else []
             self._code.add(func, args, kwargs, names, unpacked and bool(tensors), wrote)
@@ -110,6 +114,23 @@ class Tape(TorchFunctionMode):
         for name, each in zip(names, results, strict=False):
             if is_tensor(each) and id(each) not in given:
                 self._names[each] = name
+
+    def _is_view(self, output: torch.Tensor, base: torch.Tensor) -> bool:
+        """Whether strides are all that a result has of its own."""
+        return (
+            memory_of(output) == memory_of(base)
+            and output.storage_offset() == base.storage_offset()
+            and output.dtype == base.dtype
+            and not base.is_complex()
+        )
+
+    def _as_one_view(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> Any:
+        """A view of a view, as one of what that one is of: heads are split off by two."""
+        base = self._viewed.get(args[0])
+        self._viewed[output] = args[0] if base is None else base
+        if base is None:
+            return func, args, kwargs
+        return torch.Tensor.as_strided, (base, tuple(output.shape), output.stride()), {}
 
     def _check(self, name: str) -> None:
         """Refuse what is no operation, or half of one."""

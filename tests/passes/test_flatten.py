@@ -130,6 +130,32 @@ def test_one_tensor_given_twice_may_be_two_later() -> None:
     assert torch.equal(flat.replay(visit(one, other))[0][0], one - 2 * other)
 
 
+@torch.no_grad()
+def test_a_view_of_a_view_is_one_call_wherever_in_memory_it_begins() -> None:
+    calls = []
+
+    class Notes(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            calls.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    def heads(tokens: Any) -> Any:
+        return (tokens.view(2, 2, 3).transpose(1, 2).unsqueeze(0) + 1,)
+
+    def visit(tokens: torch.Tensor) -> Visit:
+        return Visit(Arguments.of((tokens,), {}, torch.device("cpu")), ())
+
+    memory = torch.randn(8, 6)
+    flat = FlatForward(heads, visit(memory[:2]))
+    for first in (0, 3, 6):
+        given = memory[first : first + 2]
+        with Notes():
+            found = flat.replay(visit(given))[0][0]
+        assert torch.equal(found, heads(given)[0])
+    assert calls[-2:] == ["as_strided", "add"]
+    assert "transpose" not in calls[-3:]
+
+
 @pytest.mark.parametrize(
     ("change", "more"),
     [({"batch": 3}, {}), ({"size": 16}, {}), ({}, {"return_dict": False})],
