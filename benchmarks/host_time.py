@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from .measure import Call
 
 NAME = "host-time"
-PLANS = ("none+no_ops", "none+hoist", "none+schedulers", "none+no_ops+hoist+schedulers")
+PLANS = (
+    "none+no_ops+schedulers",
+    "none+no_ops+schedulers+hoist",
+    "none+flatten",
+    "none+no_ops+schedulers+flatten",
+    "none+no_ops+schedulers+hoist+flatten",
+    "none+no_ops+attention+fuse+schedulers+flatten",
+)
+"""Without a graph and without a compiler, which leave out more."""
 STEPS = 10
 SIZE = Size(8, 8, 1, 5)
 NARROW: Mapping[str, Any] = {

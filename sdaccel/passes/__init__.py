@@ -25,6 +25,7 @@ _CLASSES = {
     "token_merge": "TokenMerge",
     "step_cache": "StepCache",
     "guidance": "GuidanceReuse",
+    "flatten": "Flatten",
     "cuda_graph": "CudaGraph",
     "onnxruntime": "OnnxRuntime",
     "openvino": "OpenVino",

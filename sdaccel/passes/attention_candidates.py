@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .attention_problem import Problem
 
@@ -39,10 +40,28 @@ class Candidate:
     fallbacks: Callable[[], int] = int
     lower_precision: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compute", _as_one(self.compute))
+
     @property
     def here(self) -> bool:
         """Whether the package it needs is installed."""
         return not self.module or _found(self.module)
+
+
+def _as_one(compute: Compute) -> Compute:
+    """The same, which modes that watch functions of torch see as one.
+
+    Some launch kernels, or are machine code, of which such a mode sees nothing.
+    """
+
+    @functools.wraps(compute)
+    def call(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        if has_torch_function_unary(query):
+            return handle_torch_function(call, (query,), query, *arguments)
+        return compute(query, *arguments)
+
+    return call
 
 
 @functools.cache

@@ -15,15 +15,14 @@ Other passes' counts of what ran grow when a forward is recorded, not when it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import graph_recorder
 from .base import Effect, Pass
-from .graph_parts import Source
-from .graphed import Graphed
+from .graphed import Graph
+from .replaying import foreign_forward, watch_forward
 
 if TYPE_CHECKING:
     from ..patch import Patch
@@ -64,68 +63,19 @@ class CudaGraph(Pass):
             reason = _obstacle(component, model)
             if reason is not None:
                 record.refuse(component.name, reason)
-                continue
-            sources = list(_sources(component.entry))
-            owner, name = _forward_of(component.entry)
-            stock = getattr(owner, name)
-            graphed = Graphed(component.name, model, stock, recorder, sources, self.limit, record)
-            with patch.scope(component.module):
-                patch.on_undo(graphed.close)
-                patch.set(owner, name, graphed)
-                _attach(graphed, component, target, patch)
-            record.changed["denoisers watched"] += 1
+            else:
+                graphs = partial(Graph, recorder=recorder)
+                watch_forward(component, graphs, self.limit, target, patch, record)
 
 
 def _obstacle(component: Component, model: Any) -> str | None:
     """Why no forward of a denoiser can be recorded, in half a sentence, or None."""
-    import torch
-
     from .compiled_region import Region
 
-    if isinstance(model, torch._dynamo.OptimizedModule):
-        return "compiled by the user: load it uncompiled and let the pass compile do it"
     for module in model.modules():
         forward = module.__dict__.get("forward")
         if isinstance(forward, Region) and forward.compiler.freeze:
             return "its weights are compiled in: give compile freeze=False"
         if isinstance(forward, Region) and forward.compiler.mode in _MODES_WITH_GRAPHS:
             return f"compile's mode {forward.compiler.mode!r} has graphs of its own"
-    owner, name = _forward_of(component.entry)
-    own = owner.__dict__.get(name)
-    is_stock = getattr(own, "__func__", None) is type(component.entry).forward
-    if own is not None and not is_stock and not type(own).__module__.startswith("sdaccel."):
-        return "a hook has replaced its forward"
-    return None
-
-
-def _forward_of(entry: Any) -> tuple[Any, str]:
-    """Where what runs a denoiser hangs: within `step_cache`'s forecast of the output, or outside.
-
-    What leaves out a whole denoiser has nothing to record.
-    """
-    from .step_cache_whole import LeftOutWhole
-
-    own = entry.__dict__.get("forward")
-    return (own, "stock") if isinstance(own, LeftOutWhole) else (entry, "forward")
-
-
-def _sources(entry: Any) -> Iterator[Source]:
-    """What passes that were applied before have to do with a denoiser's forwards."""
-    from . import hoist_graph, step_cache_graph
-    from .hoist import HOISTING
-    from .step_cache_paths import CACHE
-
-    if CACHE in entry.__dict__:
-        yield partial(step_cache_graph.part_of, entry.__dict__[CACHE])
-    if HOISTING in entry.__dict__:
-        yield partial(hoist_graph.part_of, entry.__dict__[HOISTING])
-
-
-def _attach(graphed: Graphed, component: Component, target: Target, patch: Patch) -> None:
-    """Tell it of its denoiser's calls, and when generations begin and end."""
-    entry, clock = component.entry, target.clock
-    # before those of other passes, which change the model for the length of a forward
-    patch.add_handle(entry.register_forward_pre_hook(graphed.arrive, prepend=True))
-    for listeners in (clock.listeners, clock.end_listeners):
-        patch.on_undo(partial(listeners.remove, graphed.rest))
-        listeners.append(graphed.rest)
+    return foreign_forward(component, model)

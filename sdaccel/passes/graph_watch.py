@@ -2,14 +2,18 @@
 
 A replay reads weights where they lay, and runs no Python: so the addresses of all weights count,
 but not their values, and everything that Python decides by. It is asked before every forward, and
-looks at no value on the device.
+looks at no value on the device. What it looks at has left the caches since the last time, so it
+looks at little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from .contents import Contents, Hooks
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +25,7 @@ _CODE = ("forward", "processor")
 _OWN = "_sdaccel"
 """Begins the names of what this package keeps on modules, counts of what ran among it."""
 _KNOWN = ("diffusers", "sdaccel", "peft", "torch")
+_LAYERS = "torch.nn.modules."
 
 
 class Watch:
@@ -29,54 +34,78 @@ class Watch:
     def __init__(self, model: torch.nn.Module) -> None:
         import torch
 
-        self._held = list(model.modules())
-        modules = [each.__dict__ for each in self._held]
-        owners = [*modules, *map(vars, _processors(model))]
-        internal = vars(torch.nn.Module()).keys() - {"training"}
-        attributes = [
+        modules = list(model.modules())
+        layers = [each.__dict__ for each in modules if _is_layer(each)]
+        others = [each.__dict__ for each in modules if not _is_layer(each)]
+        filled = [own for own in layers if own["_parameters"] or own["_buffers"]]
+        self._owners = [*layers, *others, *(each.__dict__ for each in _processors(model))]
+        self._sizes = list(map(len, self._owners))
+        self._hooks = Hooks(modules)
+        self._children = Contents([own["_modules"] for own in others])
+        self._weights = Contents([own[name] for name in _WEIGHTS for own in (*others, *filled)])
+        self._objects = [
             (own, name, value)
-            for own in owners
+            for own in self._owners
             for name, value in own.items()
-            if name not in internal and not name.startswith(_OWN)
+            if name in _CODE or isinstance(value, torch.Tensor)
         ]
-        self._sized = [*owners, *(own[name] for own in modules for name in (*_HOOKS, "_modules"))]
-        self._children = [own["_modules"] for own in modules]
-        self._registered = [own[name] for own in modules for name in _WEIGHTS]
-        weights = chain.from_iterable(map(dict.values, self._registered))
-        self._weights = [each for each in weights if each is not None]
-        self._replaceable = [(own, name) for own in owners for name in _CODE if name in own]
-        self._code = [own[name] for own, name in self._replaceable]
-        self._tensors = [(o, name) for o, name, value in attributes if hasattr(value, "data_ptr")]
-        self._plain = [(o, name) for o, name, value in attributes if isinstance(value, _PLAIN)]
-        self._several = [(o, name) for o, name, value in attributes if _is_plain(value)]
-        self._structure = self._structure_now()
+        held = (*self._weights.held, *(value for _, _, value in self._objects))
+        self._tensors = [each for each in held if isinstance(each, torch.Tensor)]
         self._addresses = self._addresses_now()
-        self._values = self._values_now()
+        self._settings = list(_settings_of(self._owners))
+        self._values = [tuple(map(_copied, values)) for values in self._settings_now()]
 
     def has_changed(self) -> str | None:
         """What is another now, in a word or two, or None."""
-        if self._structure != self._structure_now():
+        same = self._hooks.are_same() and self._children.are_same()
+        if not same or self._sizes != list(map(len, self._owners)):
             return "modules"
-        if self._addresses != self._addresses_now():
+        for own, name, value in self._objects:
+            if own.get(name) is not value:
+                return "modules" if name in _CODE else "weights"
+        if not self._weights.are_same() or self._addresses != self._addresses_now():
             return "weights"
-        return "settings" if self._values != self._values_now() else None
+        try:
+            return None if self._values == self._settings_now() else "settings"
+        except KeyError:
+            return "settings"
 
-    def _structure_now(self) -> list[Any]:
-        """Which modules, hooks and attributes there are."""
-        sizes = list(map(len, self._sized))
-        children = list(map(id, chain.from_iterable(map(dict.values, self._children))))
-        return [sizes, children, [id(own.get(name)) for own, name in self._replaceable]]
+    def _settings_now(self) -> list[tuple[Any, ...]]:
+        return [read(own) for own, read in self._settings]
 
-    def _addresses_now(self) -> list[Any]:
-        """Which tensors the weights are, and where they lie."""
-        weights = list(map(id, chain.from_iterable(map(dict.values, self._registered))))
-        others: list[Any] = [own.get(name) for own, name in self._tensors]
-        pointers = [each.data_ptr() for each in self._weights]
-        return [weights, pointers, [getattr(each, "data_ptr", int)() for each in others]]
+    def _addresses_now(self) -> list[int]:
+        import torch
 
-    def _values_now(self) -> list[Any]:
-        found = [own.get(name) for own, name in self._plain]
-        return found + [_copied(own.get(name)) for own, name in self._several]
+        return list(map(torch.Tensor.data_ptr, self._tensors))
+
+
+def _is_layer(module: torch.nn.Module) -> bool:
+    """Whether it is one of torch's own, which has no modules inside."""
+    return type(module).__module__.startswith(_LAYERS) and not hasattr(module, "__len__")
+
+
+def _settings_of(
+    owners: Sequence[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], Callable[[Any], tuple[Any, ...]]]]:
+    """What holds plain values, with what reads them all at once."""
+    for own in owners:
+        names = [
+            name
+            for name in own.keys() - _ignored()
+            if not name.startswith(_OWN) and _is_setting(own[name])
+        ]
+        if names:
+            # of a single name it would not make a tuple
+            yield own, operator.itemgetter(*names, names[0])
+
+
+@functools.cache
+def _ignored() -> frozenset[str]:
+    """What torch keeps on every module, but for its mode, and sizes that its weights have."""
+    import torch
+
+    internal = vars(torch.nn.Module()).keys() - {"training"}
+    return frozenset(internal | {"in_features", "out_features", "in_channels", "out_channels"})
 
 
 def obstacle_in(model: torch.nn.Module) -> str | None:
@@ -115,13 +144,12 @@ def _is_known(value: Any) -> bool:
     return str(module).split(".")[0] in _KNOWN
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether something is a container of plain values alone."""
-    if not isinstance(value, (list, tuple, dict)):
-        return False
-    return all(
-        isinstance(e, _PLAIN) for e in (value.values() if isinstance(value, dict) else value)
-    )
+def _is_setting(value: Any) -> bool:
+    """Whether something is a plain value, or a container of such alone."""
+    if isinstance(value, (list, tuple, dict)):
+        values = value.values() if isinstance(value, dict) else value
+        return all(isinstance(each, _PLAIN) for each in values)
+    return isinstance(value, _PLAIN)
 
 
 def _copied(value: Any) -> Any:

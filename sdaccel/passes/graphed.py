@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .graph_inputs import Arguments, Buffer, UncapturableError, load
 from .graph_parts import Left, Part, Source, UnreadyError
@@ -42,6 +42,40 @@ class Visit:
         """All that it reads besides weights."""
         return [*self.arguments.tensors, *chain.from_iterable(part.tensors for part in self.parts)]
 
+    def run(
+        self, stock: Callable[..., Any], tensors: Sequence[torch.Tensor]
+    ) -> tuple[Any, list[Left]]:
+        """The forward, reading these tensors in the place of its own, and keeping nothing."""
+        rest = iter(tensors)
+
+        def take(count: int) -> list[torch.Tensor]:
+            return [next(rest) for _ in range(count)]
+
+        args, kwargs = self.arguments.filled(take(len(self.arguments.tensors)))
+        with ExitStack() as stack:
+            lefts = [
+                stack.enter_context(part.recording(take(len(part.tensors)))) for part in self.parts
+            ]
+            result = stock(*args, **kwargs)
+        return result, lefts
+
+
+class Replay(Protocol):
+    """A forward that was recorded."""
+
+    def replay(self, visit: Visit) -> tuple[Any, Mapping[str, int]]:
+        """The result of a call with its key, and counts for the report.
+
+        Raises `UncapturableError` where it turns out that it can't serve.
+        """
+
+    def forget_inputs(self) -> None:
+        """Hold on to no tensor of a caller's."""
+
+
+Capture = Callable[[Callable[..., Any], Visit], Replay]
+"""Records a forward in a call; raises `UncapturableError`, or what recording raises."""
+
 
 class Graph:
     """A recorded forward; raises `UncapturableError`, or what recording raises.
@@ -57,7 +91,8 @@ class Graph:
         load(self._buffers, visit.tensors)
         before = [each.tensor._version for each in self._buffers]
         with torch.inference_mode(False), torch.no_grad():
-            recorded = recorder.capture(functools.partial(self._run, stock, visit))
+            held = [each.tensor for each in self._buffers]
+            recorded = recorder.capture(functools.partial(visit.run, stock, held))
         if before != [each.tensor._version for each in self._buffers]:
             raise UncapturableError("it writes to its arguments")
         self._replay = recorded.replay
@@ -67,32 +102,18 @@ class Graph:
             if leaf is not None and type(leaf) is not torch.Tensor:
                 raise UncapturableError(f"it returns a {type(leaf).__name__}, not tensors alone")
 
-    def _run(self, stock: Callable[..., Any], visit: Visit) -> tuple[Any, list[Left]]:
-        """The forward, reading from the buffers alone."""
-        tensors = iter([each.tensor for each in self._buffers])
-
-        def take(count: int) -> list[torch.Tensor]:
-            return [next(tensors) for _ in range(count)]
-
-        args, kwargs = visit.arguments.filled(take(len(visit.arguments.tensors)))
-        with ExitStack() as stack:
-            lefts = [
-                stack.enter_context(part.recording(take(len(part.tensors)))) for part in visit.parts
-            ]
-            result = stock(*args, **kwargs)
-        return result, lefts
-
-    def replay(self, visit: Visit) -> tuple[Any, tuple[int, int]]:
+    def replay(self, visit: Visit) -> tuple[Any, Mapping[str, int]]:
         """The result of a call with this graph's key, and how many inputs were copied or not."""
         import torch
         from torch.utils import _pytree
 
-        copied = load(self._buffers, visit.tensors)
+        copied, spared = load(self._buffers, visit.tensors)
         self._replay()
         leaves = [e.clone() if isinstance(e, torch.Tensor) else e for e in self._leaves]
         for part, left in zip(visit.parts, self._lefts, strict=True):
             part.leave(left, [each.clone() for each in left.tensors])
-        return _pytree.tree_unflatten(leaves, self._structure), copied
+        counts = {"inputs copied": copied, "inputs there already": spared}
+        return _pytree.tree_unflatten(leaves, self._structure), counts
 
     def forget_inputs(self) -> None:
         """Hold on to no tensor of a caller's."""
@@ -112,7 +133,7 @@ class Graphed:
         name: str,
         module: torch.nn.Module,
         stock: Callable[..., Any],
-        recorder: Recorder,
+        capture: Capture,
         sources: Sequence[Source],
         limit: int,
         record: PassRecord,
@@ -120,10 +141,10 @@ class Graphed:
         functools.update_wrapper(self, stock, updated=())
         self._stock = stock
         self.__wrapped__ = self._stock
-        self._name, self._module, self._recorder = name, module, recorder
+        self._name, self._module, self._capture = name, module, capture
         self._sources, self._limit, self._record = tuple(sources), limit, record
         self._watch: Watch | None = None
-        self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
+        self._graphs: OrderedDict[Hashable, Replay] = OrderedDict()
         self._met: OrderedDict[Hashable, None] = OrderedDict()
         self._reasons: dict[Hashable, str] = {}
         self._obstacle: str | None = None
@@ -159,19 +180,25 @@ class Graphed:
         try:
             visit = self._visit(args, kwargs)
             graph = self._graph(visit)
+            if graph is not None:
+                return self._replayed(graph, visit)
         except UncapturableError as error:
             self._record.ran[f"{self._name} fallbacks"] += 1
-            self._record.note(f"{self._name}: not from a graph, {error}")
-            graph = None
+            self._record.note(f"{self._name}: runs as it is, {error}")
         except UnreadyError:
-            graph = None
-        if graph is None:
-            self._record.ran[f"{self._name} calls as they are"] += 1
-            return self._stock(*args, **kwargs)
-        result, (copied, spared) = graph.replay(visit)
+            pass
+        self._record.ran[f"{self._name} calls as they are"] += 1
+        return self._stock(*args, **kwargs)
+
+    def _replayed(self, graph: Replay, visit: Visit) -> Any:
+        try:
+            result, counts = graph.replay(visit)
+        except UncapturableError as error:
+            del self._graphs[visit.key]
+            self._refuse(visit, str(error))
+            raise
         self._record.ran[f"{self._name} replays"] += 1
-        self._record.ran["inputs copied"] += copied
-        self._record.ran["inputs there already"] += spared
+        self._record.ran.update(counts)
         return result
 
     def _visit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Visit:
@@ -189,7 +216,7 @@ class Graphed:
         parts = (source() for source in self._sources)
         return Visit(arguments, tuple(part for part in parts if part is not None))
 
-    def _graph(self, visit: Visit) -> Graph | None:
+    def _graph(self, visit: Visit) -> Replay | None:
         """The graph for a call, recorded where it comes for the second time; None for the first."""
         key = visit.key
         if key in self._graphs:
@@ -208,23 +235,27 @@ class Graphed:
         graph = self._graphs[key] = self._captured(visit)
         return graph
 
-    def _captured(self, visit: Visit) -> Graph:
+    def _captured(self, visit: Visit) -> Replay:
         import time
 
         start = time.perf_counter()
         try:
-            graph = Graph(self._stock, visit, self._recorder)
+            graph = self._capture(self._stock, visit)
         except Exception as error:
             # what recording forbids comes first; that it ended badly is told on top of it
             first = error.__context__ or error
             lines = str(first).strip().splitlines() or [type(first).__name__]
-            if len(self._reasons) >= _MOST_REASONS:
-                self._reasons.clear()
-            self._reasons[visit.key] = reason = lines[0]
-            raise UncapturableError(reason) from error
+            self._refuse(visit, lines[0])
+            raise UncapturableError(lines[0]) from error
         self._record.seconds["capturing"] += time.perf_counter() - start
         self._record.ran[f"{self._name} captures"] += 1
         return graph
+
+    def _refuse(self, visit: Visit, reason: str) -> None:
+        """Remember why calls of a kind can't be recorded."""
+        if len(self._reasons) >= _MOST_REASONS:
+            self._reasons.clear()
+        self._reasons[visit.key] = reason
 
     def rest(self) -> None:
         """A generation begins, or is over: hold on to no tensor of it."""

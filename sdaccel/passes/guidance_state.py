@@ -164,7 +164,7 @@ class TwoCalls:
     def __init__(self, host: Any, branches: Branches, calls: Callable[[], int]) -> None:
         functools.update_wrapper(self, host.forward)
         self._host = host
-        self._stock = host.forward
+        self.stock = host.forward
         self._branches = branches
         self._calls = calls
         self._conditional: Any = None
@@ -173,13 +173,13 @@ class TwoCalls:
         conditional, self._conditional = self._conditional, None
         call = self._calls()
         if call != 2 or conditional is None:
-            output = self._stock(*args, **kwargs)
+            output = self.stock(*args, **kwargs)
             self._conditional = output if call == 1 else None
             return output
         single = self._branches.single(self._host, args, kwargs)
         if single:
             return _with_first(conditional, self._branches.predict(conditional[0]))
-        output = self._stock(*args, **kwargs)
+        output = self.stock(*args, **kwargs)
         if single is not None:
             self._branches.keep(output[0], conditional[0])
         return output

@@ -10,16 +10,17 @@ an adapter does; at the next generation everything is computed anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
+
+from .contents import Contents, Hooks
 
 if TYPE_CHECKING:
     import torch
 
 _ADAPTERS = ("_active_adapter", "_disable_adapters")
 _LISTED = ("_modules", "_parameters", "_buffers")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _ADDRESS, _COUNT = operator.methodcaller("data_ptr"), operator.attrgetter("_version")
 
 
@@ -41,9 +42,9 @@ class Watch:
         self._watched.update(dict.fromkeys(modules))
         self._tensors.update((id(each), each) for each in tensors)
         owners = [module.__dict__ for module in self._watched]
-        self._structure = _Structure(owners)
+        self._structure = _Structure(self._watched)
         listed = [own[name] for own in owners for name in ("_parameters", "_buffers")]
-        self._weights = _Contents([each for each in listed if each])
+        self._weights = Contents([each for each in listed if each])
         self._adapters = [own for own in owners if "scaling" in own]
         self._scales = self._scales_now()
         self._counted = [each for each in self._tensors.values() if not each.is_inference()]
@@ -78,14 +79,12 @@ class Watch:
 
 
 class _Structure:
-    """What the dictionaries of some modules hold besides weights: modules, hooks, other forwards.
+    """What modules hold besides weights: modules, hooks, other forwards."""
 
-    Hooks that somebody registers are numbered by torch through the whole process: as long as the
-    next number is the same there are none to look for.
-    """
-
-    def __init__(self, owners: Sequence[Mapping[str, Any]]) -> None:
-        self._modules = _Contents([own["_modules"] for own in owners])
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        modules = list(modules)
+        owners = [each.__dict__ for each in modules]
+        self._modules = Contents([own["_modules"] for own in owners])
         self._named = [
             (own, name, own[name])
             for own in owners
@@ -93,42 +92,15 @@ class _Structure:
             if name in own
         ]
         self._plain = [own for own in owners if "forward" not in own]
-        self._hooks = [own[name] for own in owners for name in _HOOKS]
-        self._hook_counts = list(map(len, self._hooks))
-        self._hooked = _Contents([each for each in self._hooks if each])
-        self._next_hook = _next_hook()
+        self._hooks = Hooks(modules)
 
     def is_same(self) -> bool:
         """Whether nothing was put in another's place, added or taken away."""
         return (
             self._modules.are_same()
-            and self._has_same_hooks()
+            and self._hooks.are_same()
             and all(own.get(name) is each for own, name, each in self._named)
             and not any(map(operator.contains, self._plain, repeat("forward")))
-        )
-
-    def _has_same_hooks(self) -> bool:
-        if not self._hooked.are_same():
-            return False
-        if self._next_hook == _next_hook():
-            return True
-        self._next_hook = _next_hook()
-        return self._hook_counts == list(map(len, self._hooks))
-
-
-class _Contents:
-    """What some dictionaries hold, told again by identity."""
-
-    def __init__(self, dictionaries: Sequence[Mapping[str, Any]]) -> None:
-        self._counted = dictionaries
-        self._counts = list(map(len, dictionaries))
-        self._values = [each.values() for each in dictionaries if each]
-        self._held = list(chain.from_iterable(self._values))
-
-    def are_same(self) -> bool:
-        """Whether each holds what it did."""
-        return self._counts == list(map(len, self._counted)) and all(
-            map(operator.is_, chain.from_iterable(self._values), self._held)
         )
 
 
@@ -146,12 +118,6 @@ def attributes_of(model: torch.nn.Module) -> Iterator[tuple[Any, Any, torch.Tens
                 yield from (
                     (value, key, each) for key, each in items if isinstance(each, torch.Tensor)
                 )
-
-
-def _next_hook() -> int:
-    from torch.utils.hooks import RemovableHandle
-
-    return RemovableHandle.next_id
 
 
 def _at(where: Any, key: Any) -> Any:
