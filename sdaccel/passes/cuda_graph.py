@@ -46,6 +46,8 @@ class CudaGraph(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
     # last, around whatever the others have made of a forward
     order: ClassVar[int] = 99
+    # they decide by the step what they do, and a graph would repeat one step's decision
+    conflicts: ClassVar[frozenset[str]] = frozenset({"token_merge", "sparse_attention"})
 
     def __post_init__(self) -> None:
         if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1:

@@ -13,6 +13,7 @@ import torch
 from taping import taped
 
 import sdaccel
+from sdaccel.errors import PlanError
 
 pytestmark = pytest.mark.usefixtures("plain_torch", "no_choices")
 Draw = Callable[..., Any]
@@ -202,3 +203,10 @@ def test_another_batch_another_size_and_an_interruption_are_no_trouble(plan: str
     before, graphs = both(pipe, drawn, **PLANS[plan])
     assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
     assert ran(pipe, "captures") >= 4
+
+
+@pytest.mark.parametrize("other", ["token_merge", "sparse_attention"])
+@pytest.mark.parametrize("recorded", ["cuda_graph", "flatten"])
+def test_passes_that_decide_by_the_step_are_not_recorded(recorded: str, other: str) -> None:
+    with pytest.raises(PlanError, match=other):
+        sdaccel.Plan.of(f"none+{recorded}+{other}")
