@@ -239,7 +239,7 @@ def test_the_embedded_models_pictures_are_stock_s(name: str) -> None:
     def drawn() -> torch.Tensor:
         seed = torch.Generator().manual_seed(0)
         options = {**shapes.call_defaults(name), "num_inference_steps": 5, "generator": seed}
-        found: torch.Tensor = pipe(prompt, **options, output_type="latent").images
+        found: torch.Tensor = pipe(prompt, **options, output_type="latent", return_dict=False)[0]
         return found
 
     wanted = drawn()
