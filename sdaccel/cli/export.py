@@ -27,7 +27,7 @@ comparisons begin at the first."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What `sdaccel export` takes."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="shapes-unet, shapes-dit, a hub id, a folder or a file")
+    add("model", metavar="MODEL", help="an embedded model, a hub id, a folder or a file")
     add("--to", choices=("onnx", "tensorrt"), default="onnx", help="graphs, or engines too (onnx)")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     add(
