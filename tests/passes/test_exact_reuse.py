@@ -21,7 +21,7 @@ from sdaccel.benchmarks.architectures import draw_weights
 from sdaccel.benchmarks.measure import EXACT_ERROR, relative_error
 from sdaccel.errors import SdaccelWarning
 
-pytestmark = pytest.mark.usefixtures("plain_torch")
+pytestmark = pytest.mark.usefixtures("plain_torch", "no_choices")
 
 STEPS = 7
 PLAN: dict[str, Any] = {
