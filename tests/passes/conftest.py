@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture
+def no_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Attention by no choice of another test: a tape doesn't see what is machine code."""
+    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
 
 
 @pytest.fixture

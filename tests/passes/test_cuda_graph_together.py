@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import caching
@@ -33,12 +32,6 @@ PLANS: dict[str, dict[str, Any]] = {
     "step_cache": {"step_cache": SKIPPING},
     "all": {**EXACT, "hoist": True, "step_cache": SKIPPING},
 }
-
-
-@pytest.fixture
-def no_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Attention by no choice of another test: a tape doesn't see what is machine code."""
-    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
 
 
 def other_pipeline(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import caching
@@ -37,12 +36,6 @@ PLANS: dict[str, dict[str, Any]] = {
     "guidance": {"guidance": {"stop": 0.5, "every": 3, "fewest_steps": 1}},
     "all": {**EXACT, "hoist": True, "step_cache": SKIPPING},
 }
-
-
-@pytest.fixture
-def no_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Attention by no choice of another test."""
-    monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
 
 
 def draw(pipe: Any, **changes: Any) -> Any:
