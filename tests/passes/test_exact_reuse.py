@@ -165,8 +165,8 @@ class Both:
         assert relative_error(found, wanted) <= WHOLE
 
 
-@pytest.fixture(scope="module")
-def plain_pipes() -> Both:
+@pytest.fixture
+def plain_pipes(no_choices: None) -> Both:
     return Both.of(plain)
 
 
