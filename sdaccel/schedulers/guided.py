@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 
 
-class Late:
+class Late(ABC):
     """What a step may be given in the place of a prediction."""
 
+    @abstractmethod
     def value(self) -> torch.Tensor:
         """The prediction itself."""
-        raise NotImplementedError
 
 
 class Guided(Late):
@@ -20,6 +22,6 @@ class Guided(Late):
     conditional: torch.Tensor
     scale: float
 
+    @abstractmethod
     def check_unchanged(self) -> None:
         """Raise RuntimeError where one of the two was written to in place meanwhile."""
-        raise NotImplementedError
