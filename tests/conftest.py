@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny
 
     return exports.by_hand(tiny.stable_diffusion(), tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture
+def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of schedulers go the device's way, which is the interpreter's here."""
+    from sdaccel.schedulers.trajectory import Trajectory
+
+    begin = Trajectory.__init__
+
+    def __init__(self: Trajectory, *arguments: Any) -> None:  # noqa: N807
+        begin(self, *arguments)
+        self._on_host = False
+
+    monkeypatch.setattr(Trajectory, "__init__", __init__)

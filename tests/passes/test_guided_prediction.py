@@ -18,23 +18,10 @@ import sdaccel
 from sdaccel.benchmarks.measure import EXACT_RATIO, relative_error
 from sdaccel.kernels.operator import operators
 from sdaccel.passes.guided_prediction import Branch, Prediction
-from sdaccel.schedulers.trajectory import Trajectory
 
 UNGUIDED, CONDITIONAL = (
     torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
 )
-
-
-@pytest.fixture
-def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps go the device's way, which is the interpreter's here."""
-    begin = Trajectory.__init__
-
-    def __init__(self: Trajectory, *arguments: Any) -> None:  # noqa: N807
-        begin(self, *arguments)
-        self._on_host = False
-
-    monkeypatch.setattr(Trajectory, "__init__", __init__)
 
 
 def branches() -> tuple[Any, Any]:

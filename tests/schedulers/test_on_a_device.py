@@ -6,7 +6,6 @@ On a CPU the stand-ins add up with plain torch; here they are told to take the d
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from trajectories import PUBLISHED, Run, denoise, distance, follow
 
 from sdaccel.kernels.linear_step import linear_step
 from sdaccel.kernels.operator import operators
-from sdaccel.schedulers.trajectory import Trajectory
 
 pytestmark = on_a_cpu
 
@@ -30,16 +28,7 @@ RUNS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trajectories begin on the device's way, which is the interpreter's here."""
-    begin = Trajectory.__init__
-
-    def __init__(self: Trajectory, *arguments: Any) -> None:  # noqa: N807
-        begin(self, *arguments)
-        self._on_host = False
-
-    monkeypatch.setattr(Trajectory, "__init__", __init__)
+pytestmark = pytest.mark.usefixtures("as_on_a_device")
 
 
 @pytest.mark.parametrize("run", RUNS, ids=str)
