@@ -116,6 +116,24 @@ def test_the_time_that_a_run_was_paused_does_not_count(tmp_path: Path) -> None:
     assert 0 < loop.seconds < 1
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_compiled_module_learns_what_it_learns_otherwise(tmp_path: Path) -> None:
+    learned = {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        recipe = Recipe(steps=6, warm_up=2, compiled=compiled)
+        loop = Loop(
+            "layer", nn.ModuleDict({"layer": nn.Linear(4, 4)}), recipe, tmp_path / str(compiled)
+        )
+        loop.run(fit_losses)
+        learned[compiled] = loop
+    assert learned[True].modules["layer"]._compiled_call_impl is not None
+    assert learned[True].average["layer"]._compiled_call_impl is None
+    torch.testing.assert_close(
+        learned[True].modules.state_dict(), learned[False].modules.state_dict()
+    )
+
+
 def test_only_the_matrices_inside_blocks_are_trained_by_muon(tmp_path: Path) -> None:
     task = small_transformer()
     recipe = Recipe(steps=1, orthogonal=True)

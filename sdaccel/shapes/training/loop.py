@@ -35,7 +35,8 @@ class Recipe:
     `save_minutes`, between two checkpoints, are the clock's.
     `batch_size` counts the pictures (or prompts) of a step over all processes. `half` computes the
     matrix products of a step in bf16 on a CPU too, as a GPU always does; `orthogonal` trains the
-    matrices of a transformer's blocks with Muon.
+    matrices of a transformer's blocks with Muon; `compiled` compiles the module that has the
+    stage's name, once for each shape of its inputs.
     """
 
     batch_size: int = 16
@@ -52,6 +53,7 @@ class Recipe:
     device: str = "cpu"
     half: bool = False
     orthogonal: bool = False
+    compiled: bool = False
 
     @property
     def batch_share(self) -> int:
@@ -74,6 +76,8 @@ class Loop:
         if all(weight.ndim < 5 for weight in modules.parameters()):
             self.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.modules).requires_grad_(False).eval()
+        if recipe.compiled:
+            self.modules[name].compile(dynamic=False)
         self.optimizers = make_optimizers(self.modules, recipe)
         self.step, self.seconds, self.warm_from = 0, 0.0, 0
         if self.checkpoint.exists():

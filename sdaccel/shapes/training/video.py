@@ -133,7 +133,14 @@ STAGES = {
     "latents": Stage(latents, alone=True),
     "transformer": Stage(
         transformer,
-        Recipe(batch_size=16, learning_rate=2e-3, half=True, orthogonal=True, minutes=600),
+        Recipe(
+            batch_size=16,
+            learning_rate=2e-3,
+            minutes=600,
+            half=True,
+            orthogonal=True,
+            compiled=True,
+        ),
     ),
     "decoder": Stage(
         lambda job: refine_decoder(job.folder, job.recipe),
