@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= benchmarks/results
+JOBS ?= 2
 DEMO_PROMPT ?= a large red circle above a small blue square on a green background
 
 # Keeps this folder off sys.path: `kernels/` would pass for PyPI's package of that name.
@@ -22,8 +23,9 @@ demo: setup  ## Draw a picture, stock and accelerated side by side, and report w
 	@mkdir -p outputs
 	$(BIN)/sdaccel generate "$(DEMO_PROMPT)" --compare --output outputs/demo.png
 
-test: setup  ## Run the tests
-	$(BIN)/pytest
+# A file's tests stay together, since they share what is slow to make.
+test: setup  ## Run the tests, in JOBS processes of one thread each
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 # Named by a pattern, since some of diffusers' other schedulers have a test file too.
 host-tests: setup  ## Run diffusers' own scheduler tests with the stand-ins; DIFFUSERS=FOLDER is its source

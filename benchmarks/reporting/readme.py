@@ -69,8 +69,8 @@ def markdown(
 ) -> str:
     """A table for each workload of each machine, and below them where the figures come from.
 
-    Without names: every whole workload, and the scaled-down ones where there is no other. Raises
-    `ResultsError` for a workload that no row is of.
+    Without names: every workload. Rows of its scaled-down form are shown where there are no others.
+    Raises `ResultsError` for a workload that no row is of.
     """
     parts = []
     for machine in machines(runs):
@@ -91,14 +91,16 @@ def _tables(machine: Machine, workloads: Sequence[str], per_hour: float | None) 
 
 
 def _timed(machine: Machine, workloads: Sequence[str]) -> list[Entry]:
-    """The rows to show: of these workloads, else all whole ones of a pipeline."""
+    """The rows to show: of these workloads, else of all, scaled down where there are no others."""
     pipelines = [
-        each for each in machine.entries if each.row.kind in ("stock", "peer", "plan", "control")
+        each
+        for each in machine.entries
+        if each.row.kind in ("stock", "peer", "plan", "control")
+        and each.raw.get("case") is None
+        and (not workloads or each.row.workload in workloads)
     ]
-    pipelines = [each for each in pipelines if each.raw.get("case") is None]
-    if workloads:
-        return [each for each in pipelines if each.row.workload in workloads]
-    return [each for each in pipelines if not each.row.quick] or pipelines
+    whole = {each.row.workload for each in pipelines if not each.row.quick}
+    return [each for each in pipelines if not each.row.quick or each.row.workload not in whole]
 
 
 def _table(group: Group, per_hour: float | None) -> str:

@@ -8,6 +8,7 @@ import pytest
 from bench_files import ROOT, a_row, run_of, stock, written
 
 from sdaccel.benchmarks.errors import ResultsError
+from sdaccel.benchmarks.reader import read_all
 from sdaccel.benchmarks.reporting.readme import markdown, rewritten
 
 MARKS = "before\n<!-- rows: results/a-cpu-2-cores tiny-unet -->\nold\n<!-- end of rows -->\nafter\n"
@@ -40,6 +41,14 @@ def test_each_section_has_its_own_workloads(tmp_path: Path) -> None:
     assert "| tiny-unet, one forward |" in first
     assert "vae" not in first
     assert "| vae, one forward |" in second
+
+
+def test_what_is_scaled_down_is_shown_where_there_is_nothing_else(tmp_path: Path) -> None:
+    written(tmp_path / "results", stock(), stock(quick=True), stock(workload="vae", quick=True))
+    for names in ((), ("tiny-unet", "vae")):
+        table = markdown(read_all([tmp_path / "results"]), names)
+        assert table.count("| tiny-unet, one forward") == 1
+        assert "| vae, one forward (scaled down)" in table
 
 
 def test_rungs_that_failed_stay_and_noise_is_marked(tmp_path: Path) -> None:
