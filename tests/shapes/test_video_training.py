@@ -250,7 +250,7 @@ def unsized(scene: MovingScene) -> MovingScene:
     return replace(scene, actors=tuple(actors), background=None)
 
 
-def test_noise_goes_straight_from_latents_to_noise_at_the_schedulers_levels() -> None:
+def test_noise_goes_straight_from_latents_to_noise_and_timesteps_are_its_level() -> None:
     latents = torch.full((1000, 32, 1, 1, 1), 3.0)
     noisy, sigmas, flow = video_denoiser.diffuse(latents, torch.Generator().manual_seed(0))
     noise = latents + flow
@@ -260,10 +260,18 @@ def test_noise_goes_straight_from_latents_to_noise_at_the_schedulers_levels() ->
     assert abs(noise.mean()) < 0.02
     scheduler = build_scheduler()
     scheduler.set_timesteps(1000)
-    levels = scheduler.sigmas[:-1].flip(0)
-    # Levels are drawn within steps of 0.003, and the sampler starts one step higher.
-    assert (sigmas - levels).abs().max() < 0.0061
     assert abs(scheduler.timesteps[0] - 1000 * scheduler.sigmas[0]) < 1.5
+
+
+def test_noise_levels_are_higher_where_more_frames_tell_of_the_same_things() -> None:
+    def odds(frames: int) -> torch.Tensor:
+        latents = torch.zeros(1000, 1, frames, 1, 1)
+        return video_denoiser.diffuse(latents, torch.Generator().manual_seed(0))[1].logit()
+
+    still, clip = odds(1), odds(9)
+    assert abs(still.mean() - 0.3) < 0.02
+    assert abs(still.std() - 1) < 0.05
+    torch.testing.assert_close(clip, still + np.log(3), atol=1e-3, rtol=0)
 
 
 def test_answers_name_what_is_where_and_what_it_does() -> None:

@@ -7,6 +7,7 @@ as for the UNet of the pictures (after Yu et al. 2024, REPA): what goes where is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from sdaccel.shapes.grammar import COLOURS, SHAPES
 from sdaccel.shapes.training.denoiser import DROPPED_PROMPTS, attention_for, stratified
 from sdaccel.shapes.training.loop import Loop, Recipe
 from sdaccel.shapes.training.video_latents import CELLS, Batch, TrainingClips
-from sdaccel.shapes.video.models import SHIFT, build_transformer
+from sdaccel.shapes.video.models import build_transformer
 
 CELL_CLASSES = (1 + len(COLOURS), 1 + len(SHAPES))
 LAYOUT_WEIGHT = 0.5
+STILL_CENTRE = 0.3
+"""The logit of the noise level that one frame of latents is learned at most often."""
 
 EncodeText = Callable[[list[str]], Tensor]
 
@@ -86,10 +89,12 @@ def train_transformer(
 def diffuse(latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy latents, noise levels 0 to 1 stratified over the batch, and noise minus latents.
 
-    Levels are shifted towards noise as the sampler's are (Esser et al. 2024).
+    Levels are logit-normal: most lie where outlines are decided. The more frames tell of the same
+    things, the higher that is, by the square root of their number (Esser et al. 2024).
     """
-    even = stratified(len(latents), generator)
-    sigmas = SHIFT * even / (1 + (SHIFT - 1) * even)
+    even = stratified(len(latents), generator).clamp(1e-4, 1 - 1e-4)
+    centre = STILL_CENTRE + math.log(latents.shape[2]) / 2
+    sigmas = torch.sigmoid(centre + torch.special.ndtri(even))
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     noisy = torch.lerp(latents, noise, sigmas.view(-1, 1, 1, 1, 1))
     return noisy, sigmas, noise - latents

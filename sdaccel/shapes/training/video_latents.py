@@ -29,8 +29,9 @@ from sdaccel.shapes.video.renderer import FRAMES, Clip, draw_clip, local_coordin
 CELLS = 2
 STANDS_FOR = (FRAMES - 1) // (LATENT_FRAMES - 1)
 MIN_COVERED = 0.4
-KINDS = ((1.0, LATENT_FRAMES), (3.2, 3), (9.0, 1))
-"""Batches, each as long to compute: the share of the recipe's clips, and frames of latents."""
+KINDS = ((1.0, LATENT_FRAMES), (3.2, 3), (9.0, 1), (9.0, 1))
+"""Batches, each as long to compute: the share of the recipe's clips, and frames of latents. Stills,
+which outlines are learned from, come twice as often."""
 DISTINCT = 4000
 """How many clips of each kind a process learns from, with 41 kB of latents each at most."""
 
