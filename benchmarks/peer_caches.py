@@ -6,29 +6,30 @@ Most have one number that trades quality for speed, which may stand in their nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import Skip
-from .mag_ratios import mag_ratios
-from .peer_tools import denoiser_of, needs_gpu, package
+from .peer_hooks import (
+    cached,
+    faster,
+    hooked,
+    mag,
+    pyramid,
+    taylor,
+    taylor_lite,
+    threshold_alone,
+)
+from .peer_tools import needs_gpu, package
 from .settings import Setting
 
 if TYPE_CHECKING:
     from .peer_tools import Change
     from .workloads import Workload
 
-Settings = Callable[[Any, "Workload", float], Mapping[str, Any]]
 _APPROXIMATE = "approximate"
-_ATTENTION = r"[^.]*blocks\.[0-9]+\.attn[0-9]?"
-"""What TaylorSeer forecasts unless told otherwise, and Wan's `attn1` and `attn2`, which it doesn't
-find by itself."""
-
-_CAREFUL = 0.12
-"""Up to this threshold MagCache skips as many steps in a row as diffusers lets it, and twice as
-many above: no threshold would make it faster."""
 
 
 @dataclass(frozen=True)
@@ -48,92 +49,6 @@ class Family:
     def said(self, value: float) -> str:
         """The summary of the rung at a value."""
         return self.summary.format(f"{value:g}")
-
-
-def _hooked(config: str, settings: Settings) -> Callable[[float], Change]:
-    """One of diffusers' caches, by the name of its config and what it gets for a value."""
-    return lambda value: _cache(config, lambda pipe, workload: settings(pipe, workload, value))
-
-
-def _cache(config: str, settings: Callable[[Any, Workload], Mapping[str, Any]]) -> Change:
-    @contextmanager
-    def change(pipe: Any, workload: Workload) -> Iterator[None]:
-        import diffusers
-        from diffusers import hooks
-
-        kind = getattr(hooks, config, None)
-        if kind is None:
-            raise Skip(f"diffusers {diffusers.__version__} has no {config}.")
-        model = denoiser_of(pipe)
-        if not hasattr(model, "enable_cache"):
-            raise Skip(f"{type(model).__name__} takes none of diffusers' caches.")
-        model.enable_cache(kind(**settings(pipe, workload)))
-        try:
-            yield
-        finally:
-            model.disable_cache()
-
-    return change
-
-
-def _taylor(pipe: Any, workload: Workload, interval: float) -> Mapping[str, Any]:
-    """Attention is forecast between full steps, from the third on, as diffusers has it."""
-    import torch
-
-    dtype = next(denoiser_of(pipe).parameters()).dtype
-    taylor = torch.float32 if dtype == torch.float32 else torch.bfloat16
-    return {
-        "cache_interval": int(interval),
-        "disable_cache_before_step": 3,
-        "taylor_factors_dtype": taylor,
-        "cache_identifiers": [_ATTENTION],
-    }
-
-
-def _taylor_lite(pipe: Any, workload: Workload, interval: float) -> Mapping[str, Any]:
-    """Whole blocks are left out, and only the last projection is forecast."""
-    settings = {**_taylor(pipe, workload, interval), "use_lite_mode": True}
-    del settings["cache_identifiers"]
-    return settings
-
-
-def _mag(pipe: Any, workload: Workload, threshold: float) -> Mapping[str, Any]:
-    """Ratios that were measured for the model, and the number of steps, which it has to know."""
-    if workload.judge is not None and workload.judge.steps != workload.steps:
-        raise Skip(
-            "MagCache is told its number of steps, and the pictures are judged in another: "
-            "measure it without --quick."
-        )
-    return {
-        "threshold": threshold,
-        "max_skip_steps": 3 if threshold <= _CAREFUL else 6,
-        "mag_ratios": mag_ratios(pipe, workload),
-        "num_inference_steps": workload.steps,
-    }
-
-
-def _threshold(pipe: Any, workload: Workload, threshold: float) -> Mapping[str, Any]:
-    return {"threshold": threshold}
-
-
-def _timestep(pipe: Any) -> Callable[[], Any]:
-    """What tells a cache the pipeline's timestep."""
-    if not hasattr(type(pipe), "current_timestep"):
-        raise Skip(f"{type(pipe).__name__} does not tell its timestep, by which this cache skips.")
-    return lambda: pipe.current_timestep
-
-
-def _pyramid(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    return {"spatial_attention_block_skip_range": 2, "current_timestep_callback": _timestep(pipe)}
-
-
-def _faster(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    return {
-        "spatial_attention_block_skip_range": 2,
-        "current_timestep_callback": _timestep(pipe),
-        "attention_weight_callback": lambda _: 0.3,
-        "tensor_format": "BCFHW" if workload.unit == "clip" else "BCHW",
-    }
 
 
 def _deepcache(interval: float) -> Change:
@@ -243,35 +158,35 @@ FAMILIES = (
         Setting("threshold", "0.2"),
         0.05,
         "diffusers' FirstBlockCache, threshold {}",
-        _hooked("FirstBlockCacheConfig", _threshold),
+        hooked("FirstBlockCacheConfig", threshold_alone),
     ),
     Family(
         "taylorseer",
         _INTERVAL,
         3,
         "diffusers' TaylorSeer of attention, full at one step of {}",
-        _hooked("TaylorSeerCacheConfig", _taylor),
+        hooked("TaylorSeerCacheConfig", taylor),
     ),
     Family(
         "taylorseer-lite",
         _INTERVAL,
         3,
         "diffusers' TaylorSeer of whole blocks, full at one step of {}",
-        _hooked("TaylorSeerCacheConfig", _taylor_lite),
+        hooked("TaylorSeerCacheConfig", taylor_lite),
     ),
     Family(
         "mag-cache",
         Setting("threshold", "0.12"),
         0.06,
         "diffusers' MagCache, threshold {}, with FLUX's ratios or the model's own",
-        _hooked("MagCacheConfig", _mag),
+        hooked("MagCacheConfig", mag),
     ),
     Family(
         "sea-cache",
         Setting("threshold", "0.5"),
         0.25,
         "diffusers' SeaCache, threshold {}",
-        _hooked("SeaCacheConfig", _threshold),
+        hooked("SeaCacheConfig", threshold_alone),
     ),
     Family("deepcache", _INTERVAL, 3, "DeepCache, interval {}, branch 0", _deepcache),
     Family(
@@ -299,9 +214,9 @@ CACHES: tuple[tuple[str, str, str, Change], ...] = (
         "pyramid-attention",
         "diffusers' PyramidAttentionBroadcast, every second step",
         _APPROXIMATE,
-        _cache("PyramidAttentionBroadcastConfig", _pyramid),
+        cached("PyramidAttentionBroadcastConfig", pyramid),
     ),
-    ("faster-cache", "diffusers' FasterCache", _APPROXIMATE, _cache("FasterCacheConfig", _faster)),
+    ("faster-cache", "diffusers' FasterCache", _APPROXIMATE, cached("FasterCacheConfig", faster)),
     ("cache-dit", "cache-dit's own defaults", _APPROXIMATE, _cache_dit_itself),
     ("para-attention", "ParaAttention's first block cache", _APPROXIMATE, _para_attention),
 )
