@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..against_controls import HIGHEST_PSNR
 from ..rows import Row
 from ..selection import Entry
 from . import wording
@@ -12,8 +13,6 @@ from .drawing import Spec, altair, data, role_colour, spec
 
 _HEIGHT = 340
 _SMALLEST_ERROR = 1e-8
-HIGHEST_PSNR = 60.0
-"""dB: more than that nobody sees, and exact rungs have 130."""
 LOWEST_PSNR = 30.0
 """Below which the axis begins at the latest, so that what nobody sees looks small."""
 _ROOM = 110
