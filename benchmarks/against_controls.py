@@ -44,7 +44,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         controls = [
             (row.rung, point)
             for row in rows
-            if _is_control(row) and (point := _point(row, measure))
+            if is_control(row) and (point := _point(row, measure))
             if SLOWEST <= point[0] <= FASTEST
         ]
         if plans and controls:
@@ -72,14 +72,15 @@ def quality_at(plans: Sequence[Point], speed: float) -> float | None:
         for (low, left), (high, right) in pairwise(edge)
         if low <= speed <= high
     ]
-    return max(*faster, *between)
+    return max([*faster, *between])
 
 
 def _beaten(point: Point, others: Sequence[Point]) -> bool:
     return any(each[0] >= point[0] and each[1] >= point[1] and each != point for each in others)
 
 
-def _is_control(row: Row) -> bool:
+def is_control(row: Row) -> bool:
+    """Whether a row is stock in fewer steps, or a peer that is approximate."""
     return row.kind == "control" or (row.kind == "peer" and row.effect == "approximate")
 
 

@@ -22,6 +22,7 @@ def test_between_two_plans_the_frontier_is_straight_and_it_ends_at_the_fastest(
     speed: float, quality: float | None
 ) -> None:
     assert quality_at(PLANS, speed) == quality
+    assert quality_at(PLANS[:1], speed) == (60.0 if speed <= 1 else None)
 
 
 def test_a_control_is_above_where_it_keeps_more_or_is_faster_than_any_plan() -> None:
