@@ -43,12 +43,12 @@ PEERS = {
         "taylorseer-lite-2",
         "taylorseer-lite-3",
         "taylorseer-lite-5",
-        "mag-cache-0.03",
-        "mag-cache-0.12",
+        "mag-cache-0.01",
+        "mag-cache-0.06",
         "mag-cache-0.24",
-        "cache-dit-0.12",
-        "cache-dit-0.24",
-        "cache-dit-0.36",
+        "cache-dit-0.2",
+        "cache-dit-0.3",
+        "cache-dit-0.4",
     ),
 }
 """What there is for a denoiser, by its name in a pipeline, from slow and near to fast and far."""
