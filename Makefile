@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= benchmarks/results
 JOBS ?= 2
+MODELS ?= unet dit video
 DEMO_PROMPT ?= a large red circle above a small blue square on a green background
 
 # Keeps this folder off sys.path: `kernels/` would pass for PyPI's package of that name.
@@ -73,8 +74,8 @@ kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, 
 coverage: setup  ## Fuse a tiny instance of every model family, compare with stock, into a table
 	$(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
 
-calibrations: setup  ## Measure anew which steps of the embedded models may be skipped (step_cache)
-	for model in unet dit; do $(BIN)/sdaccel calibrate --model shapes-$$model -n 8 --batch 8 \
+calibrations: setup  ## Measure anew which steps of the embedded models may be skipped; MODELS=video: of one
+	for model in $(MODELS); do $(BIN)/sdaccel calibrate --model shapes-$$model -n 8 --batch 8 \
 	    -o sdaccel/passes/calibrations/shapes-$$model.json || exit; done
 
 export-coverage: setup  ## Export a tiny instance of the model families as ONNX, compare, into a table

@@ -223,9 +223,12 @@ def _host_time(given: Sequence[str]) -> int:
 
 
 def _print(console: Any, results: Results, path: Path) -> None:
+    from .against_controls import verdicts
     from .tables import table
 
     console.print(table(results))
+    for sentence in verdicts(results.rows):
+        console.print(sentence, highlight=False)
     console.print(str(path), style="dim", highlight=False, soft_wrap=True)
 
 

@@ -6,37 +6,35 @@ A speed-up that skips work has to draw better pictures than the same time spent 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .errors import BenchmarkError, Skip
+from .errors import Skip
 from .rungs import Opened, Rung
+from .settings import Setting, parse
 
 if TYPE_CHECKING:
     from .rows import Row
     from .workloads import Workload
 
-PREFIX = "fewer-steps-"
-BETTER = {"-dpm++": "DPMSolverMultistepScheduler", "-unipc": "UniPCMultistepScheduler"}
+FAMILY = "fewer-steps"
+BETTER = {"dpm++": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
 """Behind it, samplers that need fewer steps than most: DPM++ 2M (Lu and others 2022), and UniPC
 (Zhao and others 2023), which can take the place of flow matching's own too."""
-_NAME = re.compile(rf"{PREFIX}(\d+)({'|'.join(map(re.escape, BETTER))})?")
+SETTINGS = {FAMILY: Setting("number of steps", "12", whole=True, words=tuple(BETTER))}
 _WORTHWHILE = 1.05
 
 
 def fewer_steps(name: str) -> Rung | None:
     """The rung "fewer-steps-12", or "fewer-steps-12-dpm++" and the like; None for another name.
 
-    Raises `BenchmarkError` for no steps.
+    Raises `BenchmarkError` for no steps, and for a sampler that is none of `BETTER`.
     """
-    match = _NAME.fullmatch(name)
-    if match is None:
+    named = parse(name, SETTINGS)
+    if named is None:
         return None
-    steps, sampler = int(match[1]), BETTER.get(match[2])
-    if steps < 1:
-        raise BenchmarkError(f"'{name}' draws nothing: it takes at least one step.")
+    steps, sampler = int(named.value), BETTER.get(named.word)
 
     @contextmanager
     def opened(pipe: Any, workload: Workload) -> Iterator[Opened]:
@@ -74,13 +72,16 @@ def takes_sigmas(scheduler: Any) -> bool:
 
 
 def missing(rows: Sequence[Row], workload: Workload) -> list[Rung]:
-    """The controls that these rows lack: stock in the time of each approximate rung."""
+    """The controls that these rows lack: stock in the time of each approximate plan.
+
+    Approximate peers stand beside them, and get none of their own.
+    """
     if workload.steps is None:
         return []
     there = {row.rung for row in rows}
     found: dict[str, Rung] = {}
     for row in rows:
-        if row.effect == "approximate" and row.kind != "control" and row.status == "ok":
+        if row.effect == "approximate" and row.kind == "plan" and row.status == "ok":
             name = _matching(row, workload.steps)
             control = fewer_steps(name) if name and name not in there else None
             if control is not None:
@@ -93,4 +94,4 @@ def _matching(row: Row, steps: int) -> str | None:
     if row.speedup is None or row.speedup < _WORTHWHILE:
         return None
     fewer = max(1, round(steps / row.speedup))
-    return f"{PREFIX}{fewer}" if fewer < steps else None
+    return f"{FAMILY}-{fewer}" if fewer < steps else None

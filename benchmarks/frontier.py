@@ -1,7 +1,8 @@
 """The rungs of the frontier: how much speed a model has at which loss, and what controls reach.
 
-Each approximate plan runs at several settings. Beside them stands stock in fewer steps, with its
-own sampler and with a better one, and the ladder adds stock in the time of each approximate rung.
+Each approximate plan runs at several settings. Beside them stand stock in fewer steps, with its own
+sampler and with better ones, and the peers that skip or merge work, each at several settings too.
+The ladder adds stock in the time of each approximate plan.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from sdaccel import Plan
 from sdaccel.passes.base import Effect
 from sdaccel.plan import NAMED
 
-from .controls import BETTER, PREFIX
+from .controls import BETTER, FAMILY
 from .errors import BenchmarkError
 from .rungs import Rung, rung
 
@@ -29,8 +30,30 @@ _SETTINGS = (
     "step_cache[budget=34]",
     "step_cache[budget=28]",
 )
-_FASTER = (1.5, 2.0, 3.0)
+_FASTER = (1.3, 1.8, 2.5, 3.5)
 """By how much the controls have fewer steps."""
+PEERS = {
+    "unet": ("deepcache-2", "deepcache-3", "deepcache-5", "tomesd-0.3", "tomesd-0.5"),
+    "transformer": (
+        "first-block-cache-0.1",
+        "first-block-cache-0.2",
+        "first-block-cache-0.4",
+        "taylorseer-2",
+        "taylorseer-3",
+        "taylorseer-lite-2",
+        "taylorseer-lite-3",
+        "taylorseer-lite-5",
+        "mag-cache-0.01",
+        "mag-cache-0.06",
+        "mag-cache-0.24",
+        "cache-dit-0.2",
+        "cache-dit-0.3",
+        "cache-dit-0.4",
+    ),
+}
+"""What there is for a denoiser, by its name in a pipeline, from slow and near to fast and far."""
+_FOR_CLIPS = ("sea-cache-0.25", "sea-cache-0.5")
+"""SeaCache knows video models alone."""
 
 
 def frontier(workload: Workload) -> list[Rung]:
@@ -43,6 +66,13 @@ def frontier(workload: Workload) -> list[Rung]:
     approximate = [name for name in NAMED if Plan.of(name).effect is Effect.APPROXIMATE]
     plans = [BASE, *(f"{BASE}+{each}" for each in _SETTINGS), *approximate]
     counts = dict.fromkeys(max(1, round(workload.steps / factor)) for factor in _FASTER)
-    fewer = [f"{PREFIX}{count}" for count in counts if count < workload.steps]
-    better = [f"{name}{sampler}" for sampler in BETTER for name in fewer]
-    return [rung(name) for name in [*plans, *fewer, *better]]
+    fewer = [f"{FAMILY}-{count}" for count in counts if count < workload.steps]
+    better = [f"{name}-{sampler}" for sampler in BETTER for name in fewer]
+    return [rung(name) for name in [*plans, *fewer, *better, *_peers(workload)]]
+
+
+def _peers(workload: Workload) -> list[str]:
+    """Those of the workload's denoiser; all where that isn't known before it's loaded."""
+    known = [names for kind, names in PEERS.items() if workload.denoiser in (kind, None)]
+    more = _FOR_CLIPS if workload.unit == "clip" else ()
+    return [name for names in (*known, more) for name in names]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from .judging import PROMPTS, Judge
 from .workloads import Call, Clip, Workload, noise
 
 if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
     import torch
 
 TINY = "tiny"
@@ -61,6 +65,7 @@ def embedded(name: str, quick: bool, steps: int | None = None) -> Workload:
         with_steps=partial(embedded, name, quick),
         settings={"steps": count, "prompt": prompt, **length},
         judge=Judge(name, steps or usual),
+        denoiser=_denoiser_in(files("sdaccel.shapes.weights") / name.removeprefix(_SHAPES)),
     )
 
 
@@ -89,6 +94,7 @@ def any_model(source: str, quick: bool, steps: int | None = None) -> Workload:
         with_steps=partial(any_model, source, quick),
         settings={"steps": count, "prompt": PROMPTS[0]},
         judge=Judge(source, count),
+        denoiser=_denoiser_in(path),
         source=source,
     )
 
@@ -109,7 +115,17 @@ def tiny(quick: bool, steps: int | None = None) -> Workload:
         steps=count,
         with_steps=partial(tiny, quick),
         settings={"steps": count},
+        denoiser="unet",
     )
+
+
+def _denoiser_in(folder: Traversable) -> str | None:
+    """ "unet" or "transformer", whichever a pipeline's folder has; None for what is no such."""
+    try:
+        parts = dict(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return next((name for name in ("unet", "transformer") if any(parts.get(name) or ())), None)
 
 
 def _tiny_drawing(pipe: Any, steps: int) -> Call:

@@ -1,122 +1,129 @@
 """Peers that reuse or merge what was computed: diffusers' own caches, DeepCache, tomesd, cache-dit
-and ParaAttention, each with the settings that its own documentation begins with."""
+and ParaAttention, each with the settings that its own documentation begins with.
+
+Most have one number that trades quality for speed, which may stand in their names: `deepcache-5`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import Skip
-from .peer_tools import denoiser_of, needs_gpu, package
+from .peer_hooks import (
+    cached,
+    faster,
+    hooked,
+    mag,
+    pyramid,
+    taylor,
+    taylor_lite,
+    threshold_alone,
+)
+from .peer_tools import needs_gpu, package
+from .settings import Setting
 
 if TYPE_CHECKING:
     from .peer_tools import Change
     from .workloads import Workload
 
-Settings = Callable[[Any, "Workload"], Mapping[str, Any]]
 _APPROXIMATE = "approximate"
-_FLUX, _FLUX_LAYERS = "FluxTransformer2DModel", 19
 
 
-def _hooked(config: str, settings: Settings) -> Change:
-    """One of diffusers' caches, by the name of its config."""
+@dataclass(frozen=True)
+class Family:
+    """A peer with one setting: `change` puts it on at a value, `usual` is that of the plain name.
+
+    `summary` has a place for the value. With `steps` it needs several.
+    """
+
+    name: str
+    setting: Setting
+    usual: float
+    summary: str
+    change: Callable[[float], Change]
+    steps: bool = True
+
+    def said(self, value: float) -> str:
+        """The summary of the rung at a value."""
+        return self.summary.format(f"{value:g}")
+
+
+def _deepcache(interval: float) -> Change:
+    """Only the outermost level of a UNet is computed, but for one step of `interval`."""
 
     @contextmanager
     def change(pipe: Any, workload: Workload) -> Iterator[None]:
-        import diffusers
-        from diffusers import hooks
-
-        kind = getattr(hooks, config, None)
-        if kind is None:
-            raise Skip(f"diffusers {diffusers.__version__} has no {config}.")
-        model = denoiser_of(pipe)
-        if not hasattr(model, "enable_cache"):
-            raise Skip(f"{type(model).__name__} takes none of diffusers' caches.")
-        model.enable_cache(kind(**settings(pipe, workload)))
+        if not hasattr(pipe, "unet"):
+            raise Skip("DeepCache is for UNets.")
+        helper = package("DeepCache", "DeepCache").DeepCacheSDHelper(pipe=pipe)
+        helper.set_params(cache_interval=int(interval), cache_branch_id=0)
+        helper.enable()
         try:
             yield
         finally:
-            model.disable_cache()
+            helper.disable()
 
     return change
 
 
-def _taylor(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    """Every third step, from the third on: 25 steps have less room than the 50 of the default."""
-    import torch
+def _tomesd(ratio: float) -> Change:
+    """That share of a UNet's tokens merged before attention, at the widest level that has any."""
 
-    dtype = next(denoiser_of(pipe).parameters()).dtype
-    taylor = torch.float32 if dtype == torch.float32 else torch.bfloat16
-    return {"cache_interval": 3, "disable_cache_before_step": 3, "taylor_factors_dtype": taylor}
+    @contextmanager
+    def change(pipe: Any, workload: Workload) -> Iterator[None]:
+        if not hasattr(pipe, "unet"):
+            raise Skip("tomesd is for UNets.")
+        peer = package("tomesd", "tomesd")
+        peer.apply_patch(pipe, ratio=ratio, max_downsample=_widest(pipe.unet))
+        try:
+            yield
+        finally:
+            peer.remove_patch(pipe)
 
-
-def _mag(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    """The ratios of residuals are measured for a model; diffusers brings those of FLUX.1-dev."""
-    model = denoiser_of(pipe)
-    if type(model).__name__ != _FLUX or model.config.num_layers != _FLUX_LAYERS:
-        raise Skip("MagCache needs ratios that were measured for the model: FLUX.1-dev has some.")
-    from diffusers.hooks import mag_cache
-
-    return {"mag_ratios": mag_cache.FLUX_MAG_RATIOS, "num_inference_steps": workload.steps}
+    return change
 
 
-def _timestep(pipe: Any) -> Callable[[], Any]:
-    """What tells a cache the pipeline's timestep."""
-    if not hasattr(type(pipe), "current_timestep"):
-        raise Skip(f"{type(pipe).__name__} does not tell its timestep, by which this cache skips.")
-    return lambda: pipe.current_timestep
+def _widest(unet: Any) -> int:
+    """How many times smaller than the latents a UNet's widest level with attention is, a side."""
+    for level, block in enumerate(unet.down_blocks):
+        if getattr(block, "attentions", None):
+            return int(2**level)
+    raise Skip("This UNet has no attention for which tokens could be merged.")
 
 
-def _pyramid(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    return {"spatial_attention_block_skip_range": 2, "current_timestep_callback": _timestep(pipe)}
+def _cache_dit(threshold: float) -> Change:
+    """The first block alone decides, after 4 steps, and TaylorSeer forecasts what is skipped.
 
+    By itself cache-dit computes 8 blocks and 8 steps, which leaves small models nothing to skip.
+    """
 
-def _faster(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    return {
-        "spatial_attention_block_skip_range": 2,
-        "current_timestep_callback": _timestep(pipe),
-        "attention_weight_callback": lambda _: 0.3,
-        "tensor_format": "BCFHW" if workload.unit == "clip" else "BCHW",
-    }
+    @contextmanager
+    def change(pipe: Any, workload: Workload) -> Iterator[None]:
+        peer = package("cache_dit", "cache-dit")
+        config = peer.DBCacheConfig(
+            Fn_compute_blocks=1, max_warmup_steps=4, residual_diff_threshold=threshold
+        )
+        forecast = peer.TaylorSeerCalibratorConfig(taylorseer_order=1)
+        with _with_cache_dit(pipe, cache_config=config, calibrator_config=forecast):
+            yield
 
-
-def _defaults(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    return {}
+    return change
 
 
 @contextmanager
-def _deepcache(pipe: Any, workload: Workload) -> Iterator[None]:
-    """Only the outermost level of a UNet is computed, two steps of three."""
-    if not hasattr(pipe, "unet"):
-        raise Skip("DeepCache is for UNets.")
-    helper = package("DeepCache", "DeepCache").DeepCacheSDHelper(pipe=pipe)
-    helper.set_params(cache_interval=3, cache_branch_id=0)
-    helper.enable()
-    try:
+def _cache_dit_itself(pipe: Any, workload: Workload) -> Iterator[None]:
+    with _with_cache_dit(pipe):
         yield
-    finally:
-        helper.disable()
 
 
 @contextmanager
-def tomesd(pipe: Any, workload: Workload) -> Iterator[None]:
-    """Half of a UNet's tokens merged before attention, at its widest level."""
-    if not hasattr(pipe, "unet"):
-        raise Skip("tomesd is for UNets.")
-    peer = package("tomesd", "tomesd")
-    peer.apply_patch(pipe, ratio=0.5)
-    try:
-        yield
-    finally:
-        peer.remove_patch(pipe)
-
-
-@contextmanager
-def _cache_dit(pipe: Any, workload: Workload) -> Iterator[None]:
+def _with_cache_dit(pipe: Any, **settings: Any) -> Iterator[None]:
     peer = package("cache_dit", "cache-dit")
     with _own_class(pipe):
-        peer.enable_cache(pipe)
+        peer.enable_cache(pipe, **settings)
         try:
             yield
         finally:
@@ -144,35 +151,73 @@ def _own_class(pipe: Any) -> Iterator[None]:
         pipe.__class__ = before
 
 
-CACHES: tuple[tuple[str, str, str, Callable[..., AbstractContextManager[None]]], ...] = (
-    (
+_INTERVAL = Setting("interval", "3", above=1, whole=True)
+FAMILIES = (
+    Family(
         "first-block-cache",
-        "diffusers' FirstBlockCache, threshold 0.05",
-        _APPROXIMATE,
-        _hooked("FirstBlockCacheConfig", _defaults),
+        Setting("threshold", "0.2"),
+        0.05,
+        "diffusers' FirstBlockCache, threshold {}",
+        hooked("FirstBlockCacheConfig", threshold_alone),
     ),
-    (
+    Family(
         "taylorseer",
-        "diffusers' TaylorSeer, every third step",
-        _APPROXIMATE,
-        _hooked("TaylorSeerCacheConfig", _taylor),
+        _INTERVAL,
+        3,
+        "diffusers' TaylorSeer of attention, full at one step of {}",
+        hooked("TaylorSeerCacheConfig", taylor),
     ),
-    (
+    Family(
+        "taylorseer-lite",
+        _INTERVAL,
+        3,
+        "diffusers' TaylorSeer of whole blocks, full at one step of {}",
+        hooked("TaylorSeerCacheConfig", taylor_lite),
+    ),
+    Family(
         "mag-cache",
-        "diffusers' MagCache, with FLUX's ratios",
-        _APPROXIMATE,
-        _hooked("MagCacheConfig", _mag),
+        Setting("threshold", "0.12"),
+        0.06,
+        "diffusers' MagCache, threshold {}, with FLUX's ratios or the model's own",
+        hooked("MagCacheConfig", mag),
     ),
-    ("sea-cache", "diffusers' SeaCache", _APPROXIMATE, _hooked("SeaCacheConfig", _defaults)),
+    Family(
+        "sea-cache",
+        Setting("threshold", "0.5"),
+        0.25,
+        "diffusers' SeaCache, threshold {}",
+        hooked("SeaCacheConfig", threshold_alone),
+    ),
+    Family("deepcache", _INTERVAL, 3, "DeepCache, interval {}, branch 0", _deepcache),
+    Family(
+        "tomesd",
+        Setting("ratio", "0.3", at_most=0.75),
+        0.5,
+        "tomesd, that share of the tokens merged: {}",
+        _tomesd,
+        steps=False,
+    ),
+)
+"""Peers whose plain name stands for their usual value."""
+
+CACHE_DIT = Family(
+    "cache-dit",
+    Setting("residual threshold", "0.2"),
+    0.08,
+    "cache-dit, F1B0 with TaylorSeer, residual threshold {}",
+    _cache_dit,
+)
+"""Its plain name stands for its own defaults."""
+
+CACHES: tuple[tuple[str, str, str, Change], ...] = (
     (
         "pyramid-attention",
         "diffusers' PyramidAttentionBroadcast, every second step",
         _APPROXIMATE,
-        _hooked("PyramidAttentionBroadcastConfig", _pyramid),
+        cached("PyramidAttentionBroadcastConfig", pyramid),
     ),
-    ("faster-cache", "diffusers' FasterCache", _APPROXIMATE, _hooked("FasterCacheConfig", _faster)),
-    ("deepcache", "DeepCache, interval 3, branch 0", _APPROXIMATE, _deepcache),
-    ("cache-dit", "cache-dit's own defaults", _APPROXIMATE, _cache_dit),
+    ("faster-cache", "diffusers' FasterCache", _APPROXIMATE, cached("FasterCacheConfig", faster)),
+    ("cache-dit", "cache-dit's own defaults", _APPROXIMATE, _cache_dit_itself),
     ("para-attention", "ParaAttention's first block cache", _APPROXIMATE, _para_attention),
 )
 """Name, summary, effect, and what puts it on a pipe; all need several steps."""

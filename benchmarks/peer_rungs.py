@@ -14,6 +14,7 @@ from . import peer_attention, peer_caches, peer_engines
 from .errors import Skip
 from .peer_tools import unable
 from .rungs import Opened, Rung, to_fast_dtype
+from .settings import parse
 
 if TYPE_CHECKING:
     from .peer_tools import Change
@@ -40,9 +41,24 @@ def _peer(name: str, summary: str, effect: str, change: Change, steps: bool = Fa
     return Rung(name, "peer", summary, opened)
 
 
+def _of(family: peer_caches.Family, name: str, value: float) -> Rung:
+    change = family.change(value)
+    return _peer(name, family.said(value), "approximate", change, family.steps)
+
+
+def with_setting(name: str) -> Rung | None:
+    """The peer of a name such as "deepcache-5"; None for a name that begins with no family's.
+
+    Raises `BenchmarkError` for a setting that the peer does not take.
+    """
+    families = {each.name: each for each in (*peer_caches.FAMILIES, peer_caches.CACHE_DIT)}
+    named = parse(name, {key: each.setting for key, each in families.items()})
+    return None if named is None else _of(families[named.family], name, named.value)
+
+
 PEERS = (
+    *(_of(each, each.name, each.usual) for each in peer_caches.FAMILIES),
     *(_peer(*each, steps=True) for each in peer_caches.CACHES),
-    _peer("tomesd", "half of the tokens merged", "approximate", peer_caches.tomesd),
     *(_peer(*each) for each in peer_attention.BACKENDS),
     *(_peer(*each) for each in peer_engines.ENGINES),
 )

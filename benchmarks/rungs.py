@@ -66,18 +66,19 @@ def rung(name: str) -> Rung:
     """A rung by its name, or any plan expression; raises `BenchmarkError` for anything else."""
     from .controls import fewer_steps
     from .export_rungs import EXPORTS
-    from .peer_rungs import PEERS
+    from .peer_rungs import PEERS, with_setting
 
     known = {each.name: each for each in (*_STOCK_AND_PEERS, *PEERS, *EXPORTS)}
-    found = known.get(name) or fewer_steps(name)
+    found = known.get(name) or fewer_steps(name) or with_setting(name)
     if found is not None:
         return found
     try:
         plan = plan_of(name)
     except PlanError as error:
         raise BenchmarkError(
-            f"There is no rung '{name}': choose from {', '.join(known)}, fewer-steps-N, or a plan "
-            f"such as eager+step_cache[interval=2]. {error}"
+            f"There is no rung '{name}': choose from {', '.join(known)}, fewer-steps-N, a peer at "
+            f"a setting such as deepcache-5, or a plan such as eager+step_cache[interval=2]. "
+            f"{error}"
         ) from error
     return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, workload, plan))
 

@@ -41,8 +41,9 @@ class Workload:
     and a call runs a network up to `forwards` times, over which errors add up.
 
     A whole generation takes `steps`; `with_steps` gives the same in another number of them, and
-    `judge` draws more pictures, to say how good they are. `source` is what it was asked for by,
-    where that is not its name.
+    `judge` draws more pictures, to say how good they are. `denoiser` is the pipe's attribute that
+    runs at each step, "unet" or "transformer", where it's known before anything is loaded. `source`
+    is what it was asked for by, where that is not its name.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Workload:
     with_steps: Callable[[int], Workload] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     judge: Judge | None = None
+    denoiser: str | None = None
     source: str = ""
 
     def build(self, place: Place = HOST) -> Any:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..against_controls import HIGHEST_PSNR, is_control
 from ..rows import Row
 from ..selection import Entry
 from . import wording
 from .drawing import Spec, altair, data, role_colour, spec
+from .labels import ASIDE, placed
 
 _HEIGHT = 340
 _SMALLEST_ERROR = 1e-8
-HIGHEST_PSNR = 60.0
-"""dB: more than that nobody sees, and exact rungs have 130."""
 LOWEST_PSNR = 30.0
 """Below which the axis begins at the latest, so that what nobody sees looks small."""
-_ROOM = 110
-"""Pixels that a label may take: half of it must fit beside the outermost points."""
+_ROOM = 2 * ASIDE
+"""Pixels that a label may take: half of it fits beside the outermost points."""
 
 Measure = Callable[[Row], "float | None"]
 Point = dict[str, Any]
@@ -97,38 +97,63 @@ def _labelled(
     title: str,
     shown: list[float],
 ) -> Spec | None:
-    """Points with 95% intervals; a line through sdaccel's best, one through the best controls.
+    """Points with 95% intervals; a line through sdaccel's best, and one a family of controls.
 
-    The axis shows at least the values `shown`. Those on a line have their names, and so have peers;
-    a tooltip has everybody's.
+    The axis shows at least the values `shown`. Plans on their line have their names, each family
+    has one, and so have other peers; a tooltip has everybody's.
     """
     points = _points(entries, measure)
     if _too_few(points):
         return None
     for point, row in zip(points, _rows(entries, measure), strict=True):
         point.update(low=ends[0](row), high=ends[1](row), side=_side(row))
+        point["family"] = wording.family(row)
     alt = altair()
     known = [each[name] for each in points for name in ("value", "low", "high")]
     all_shown = [*shown, *(each for each in known if each is not None)]
     domain = [min(all_shown), max(all_shown)]
     scale = alt.Scale(zero=False, nice=True, padding=14, domain=domain)
     y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
-    edges = unbeaten([each for each in points if each["side"] != "others"], "side")
-    controls = [each for each in edges if each["side"] == "controls"]
-    ours = [each for each in edges if each["side"] == "sdaccel"]
-    peers = [each for each in points if each["role"] == wording.PEER]
+    ours = unbeaten([each for each in points if each["side"] == "sdaccel"], "side")
+    controls = unbeaten([each for each in points if each["side"] == "controls"], "family")
+    names = _placed([*ours, *_others(points), *_ends(controls)], points, domain)
     valued, timed = _with(points, "low", "high"), _with(points, "slowest", "fastest")
     layers = {
-        "controls": controls and _line(controls, y, "side:N", [4, 3]),
+        "controls": controls and _line(controls, y, "family:N", [4, 3]),
         "ours": ours and _line(ours, y, "side:N", [1, 0]),
         "values": valued and _spread(valued, y, "low", "high", upright=True),
         "speeds": timed and _spread(timed, y, "slowest", "fastest", upright=False),
         "marks": _marks(points, y),
-        "names_above": (ours or peers) and _names([*ours, *peers], y, above=True),
-        "names_below": controls and _names(controls, y, above=False),
+        "leaders": (far := [each for each in names if each["far"]]) and _leaders(far, y),
+        "names": names and _names(names, y),
     }
     drawn = [layer.properties(name=name) for name, layer in layers.items() if layer]
     return spec(alt.layer(*drawn), _HEIGHT)
+
+
+def _others(points: Sequence[Point]) -> list[Point]:
+    """Peers that are no controls: what they do is exact."""
+    return [each for each in points if each["side"] == "others" and each["role"] == wording.PEER]
+
+
+def _ends(controls: Sequence[Point]) -> list[Point]:
+    """The fastest of each family, under the family's name where it has several."""
+    families: dict[str, list[Point]] = {}
+    for each in sorted(controls, key=lambda point: point["speed"]):
+        families.setdefault(each["family"], []).append(each)
+    return [
+        {**found[-1], "label": name if len(found) > 1 else found[-1]["label"]}
+        for name, found in families.items()
+    ]
+
+
+def _placed(
+    named: Sequence[Point], points: Sequence[Point], domain: Sequence[float]
+) -> list[Point]:
+    """With the places of their labels: those of controls start below, others above."""
+    speeds = [each["speed"] for each in points]
+    ready = [{**each, "above": each["side"] != "controls"} for each in named]
+    return placed(ready, points, [min(speeds), max(speeds)], domain)
 
 
 def _with(points: Sequence[Point], *names: str) -> list[Point]:
@@ -136,7 +161,7 @@ def _with(points: Sequence[Point], *names: str) -> list[Point]:
 
 
 def _side(row: Row) -> str:
-    if row.kind == "control":
+    if is_control(row):
         return "controls"
     return "sdaccel" if row.kind == "plan" else "others"
 
@@ -167,17 +192,23 @@ def _at(channel: Any, name: str) -> Any:
     return found
 
 
-def _names(points: Sequence[Point], y: Any, above: bool) -> Any:
-    """Labels above the points, or below them."""
-    words = (
-        altair().Chart(data(points)).mark_text(fontSize=11, limit=_ROOM, dy=-11 if above else 13)
-    )
-    return words.encode(x=_x(), y=y, text="label:N")
+def _names(points: Sequence[Point], y: Any) -> Any:
+    """Labels in their places."""
+    words = altair().Chart(data(points)).mark_text(fontSize=11, limit=_ROOM, baseline="middle")
+    x = _at(_x(), "across")
+    return words.encode(x=x, y=_at(y, "place"), text="label:N", color=role_colour())
+
+
+def _leaders(points: Sequence[Point], y: Any) -> Any:
+    """Thin lines from points to labels that are not beside them."""
+    rules = altair().Chart(data(points)).mark_rule(opacity=0.5, strokeWidth=0.8)
+    ends = {"x2": "across:Q", "y2": "place:Q"}
+    return rules.encode(x=_x(), y=y, color=role_colour(), **ends)
 
 
 def _x() -> Any:
     alt = altair()
-    scale = alt.Scale(zero=False, padding=_ROOM // 2)
+    scale = alt.Scale(zero=False, padding=ASIDE)
     return alt.X("speed:Q", title="times as fast as stock", scale=scale)
 
 

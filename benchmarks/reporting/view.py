@@ -186,8 +186,9 @@ def _frontiers(entries: Sequence[Entry], identity: str) -> list[Section]:
         cards.append(Card(f"{identity}-frontier-error", "Error of one unit", words, errors))
     words = (
         "What each rung pays for its speed; up and to the right is better. The full line joins the "
-        "plans that no other beats in both, the dashed one stock in fewer steps: a plan below it "
-        "is not worth its name. Bars are 95% intervals."
+        "plans that no other beats in both, each dashed one a family of controls, stock in fewer "
+        "steps or a peer that skips or merges work: a plan below one is not worth its name. Bars "
+        "are 95% intervals."
     )
     return [Section("Speed against quality", words, tuple(cards), wide=True)] if cards else []
 

@@ -40,6 +40,14 @@ def short(row: Row) -> str:
     return f"{control[1]} {_SAMPLERS[control[2]]}"
 
 
+def family(row: Row) -> str:
+    """What a rung is one setting of: "DPM++" of "fewer-steps-12-dpm++", "deepcache"."""
+    control = re.fullmatch(r"fewer-steps-\d+(?:-(.*))?", row.rung)
+    if control is not None:
+        return "fewer steps" if control[1] is None else _SAMPLERS[control[1]]
+    return re.sub(r"-\d+(\.\d+)?$", "", row.rung)
+
+
 def role(row: Row) -> str:
     """Whose rung it is, and whether it is one of ours that is slower than stock beyond noise."""
     if row.kind in _OURS:

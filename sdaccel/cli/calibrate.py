@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from . import models, prompts
+from .limits import frames_argument
 from .paired_drawing import Task
 from .request import Request, parse_size
 
@@ -57,7 +58,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         measured = calibrate(pipe, lambda name: task.draw(pipe, name), settings)
     path = options.output or default_path(measured.identity)
     kept = _keep(measured, path)
-    terminal.say(*_sentences(measured), str(path))
+    unit = "clips" if frames_argument(pipe) else "pictures"
+    terminal.say(*_sentences(measured, unit), str(path))
     return {"model": options.model, "file": str(path), **_plain(kept)}
 
 
@@ -101,9 +103,9 @@ def _keep(measured: Calibration, path: Path) -> Calibration:
     return merged
 
 
-def _sentences(measured: Calibration) -> list[str]:
+def _sentences(measured: Calibration, unit: str) -> list[str]:
     (table,) = measured.tables
-    lines = [f"{table.steps} steps at guidance {table.guidance}, {table.prompts} pictures:"]
+    lines = [f"{table.steps} steps at guidance {table.guidance}, {table.prompts} {unit}:"]
     for row in table.rows:
         latents = "" if row.latents is None else f", latents {row.latents:.4f} apart"
         lines.append(

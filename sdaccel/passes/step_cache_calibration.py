@@ -29,8 +29,9 @@ _ADAPTER = "lora_"
 class Row:
     """A schedule, and the mean distances of its pictures from stock's.
 
-    `full` are the full steps, `forecast` the order in between, `psnr` of pictures in dB and
-    `latents` the relative L2 distance of the final latents (None where the pipe hands out none).
+    `full` are the full steps, `forecast` the order in between, `psnr` of pictures, or of clips over
+    all frames, in dB and `latents` the relative L2 distance of the final latents (None where the
+    pipe hands out none).
     `skip` is what the other steps leave out: "deep" or "whole".
     """
 

@@ -2,7 +2,8 @@
 
 A few generations are made in full, and the inner products of what would be skipped are recorded.
 From them follow the best schedules and forecasts (see `step_schedules`); each is then drawn with,
-and the distance to the full pictures measured: what a budget promises has been seen.
+and the distance to the full pictures measured, of clips over all frames: what a budget promises has
+been seen.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Products:
 def _record(
     pipe: Any, draw: Draw, settings: StepCache
 ) -> tuple[Any, list[Drawing], list[list[float]]]:
-    """The denoiser, the full pictures, and the inner products of what would have been skipped."""
+    """The denoiser, the full drawings, and the inner products of what would have been skipped."""
     every = {**settings.cut, "interval": 1, "fewest_steps": 1}
     products = Products()
     with accelerated(pipe, "none", step_cache=every):
@@ -153,7 +154,7 @@ def _schedules(products: Matrix, shares: Sequence[float]) -> list[tuple[tuple[in
 
 
 class Trial:
-    """Pictures drawn with schedules, beside the full ones; `seconds` of the forwards of all."""
+    """Drawings with schedules, beside the full ones; `seconds` of the forwards of all."""
 
     def __init__(self, pipe: Any, draw: Draw, settings: StepCache, full: Sequence[Drawing]) -> None:
         self.seconds = ForwardSeconds()

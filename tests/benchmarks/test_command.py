@@ -48,7 +48,7 @@ def test_a_run_leaves_one_file_under_the_machines_name_and_shows_it(
     [
         (["--workload", "sd15-unett"], "did you mean 'sd15-unet'?"),
         (["--rungs", "loossless"], "There is no rung 'loossless'"),
-        (["--rungs", "fewer-steps-0"], "it takes at least one step"),
+        (["--rungs", "fewer-steps-0"], "a whole number above 0"),
         (["--each-pass", "loossless"], "There is no rung 'loossless'"),
         (["--each-pass", "torch-compile"], "'torch-compile' is no plan"),
         (["--each-pass", "plan.json"], "'plan.json' is a file"),

@@ -50,9 +50,29 @@ def test_a_frontier_has_several_settings_and_controls_with_each_sampler() -> Non
     found = frontier(replace(workload("tiny"), steps=25))
     names = [each.name for each in found]
     assert sum(name.startswith("eager+step_cache[") for name in names) >= 4
-    assert {"fewer-steps-17", "fewer-steps-12", "fewer-steps-8"} <= set(names)
-    assert {"fewer-steps-17-dpm++", "fewer-steps-8-dpm++", "fewer-steps-8-unipc"} <= set(names)
-    assert [each.kind for each in found if each.name.startswith("fewer")] == ["control"] * 9
+    assert {"fewer-steps-19", "fewer-steps-14", "fewer-steps-10", "fewer-steps-7"} <= set(names)
+    assert {"fewer-steps-19-dpm++", "fewer-steps-7-dpm++", "fewer-steps-7-unipc"} <= set(names)
+    assert [each.kind for each in found if each.name.startswith("fewer")] == ["control"] * 12
+
+
+def test_a_frontier_has_the_peers_of_its_denoiser_and_all_where_that_is_not_known(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"unet": [null, null], "transformer": ["d", "F"]}')
+    unet, transformer = ("deepcache", "tomesd"), ("first", "taylorseer", "mag", "cache-dit")
+    expected = {
+        "shapes-unet": unet,
+        "shapes-dit": transformer,
+        "shapes-video": (*transformer, "sea"),
+        str(tmp_path): transformer,
+        "owner/model": (*unet, *transformer),
+    }
+    for name, families in expected.items():
+        names = [each.name for each in frontier(workload(name)) if each.kind == "peer"]
+        begun = {family for family in families for each in names if each.startswith(family)}
+        assert begun == set(families)
+        assert all(each.startswith(families) for each in names)
+        assert len(frontier(workload(name))) <= 42
 
 
 @pytest.mark.parametrize(

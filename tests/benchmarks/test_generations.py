@@ -54,7 +54,7 @@ def test_a_control_is_skipped_where_there_is_nothing_to_leave_out(
         pass
 
 
-def test_each_approximate_rung_gets_stock_in_the_steps_that_take_its_time() -> None:
+def test_each_approximate_plan_gets_stock_in_the_steps_that_take_its_time() -> None:
     def row(name: str, effect: str, seconds: float, kind: str = "plan") -> Row:
         made = Row("shapes-unet", name, kind, effect, "picture")
         made.seconds, made.baseline_seconds = [seconds], [1.0]
@@ -66,6 +66,7 @@ def test_each_approximate_rung_gets_stock_in_the_steps_that_take_its_time() -> N
         row("as-fast", "approximate", 0.51),
         row("no-faster", "approximate", 0.99),
         row("fewer-steps-20", "approximate", 0.8, "control"),
+        row("deepcache-5", "approximate", 0.3, "peer"),
     ]
     wanted = ["fewer-steps-12", "fewer-steps-13"]
     assert [each.name for each in missing(rows, workload("shapes-unet"))] == wanted

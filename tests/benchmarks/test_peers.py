@@ -18,12 +18,6 @@ from sdaccel.benchmarks.peer_rungs import PEERS
 from sdaccel.benchmarks.workloads import Workload, workload
 
 
-def steps_of(name: str, steps: int) -> Workload:
-    chosen = workload(name).with_steps
-    assert chosen is not None
-    return chosen(steps)
-
-
 @pytest.fixture
 def tiny() -> Workload:
     return workload("tiny")
@@ -32,19 +26,6 @@ def tiny() -> Workload:
 def test_every_peer_is_a_rung_under_its_own_name() -> None:
     assert len({each.name for each in PEERS}) == len(PEERS)
     assert all(rungs.rung(each.name) is each and each.kind == "peer" for each in PEERS)
-
-
-def test_a_cache_of_diffusers_changes_the_picture_and_leaves_no_trace() -> None:
-    chosen = steps_of("shapes-dit", 6)
-    pipe = chosen.build()
-    call = chosen.prepare(pipe)
-    before = call()
-    with rungs.rung("taylorseer").open(pipe, chosen) as opened:
-        assert opened.effect == "approximate"
-        cached = chosen.prepare(opened.pipe)()
-    assert cached.isfinite().all()
-    assert not torch.equal(cached, before)
-    assert torch.equal(call(), before)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +64,6 @@ def test_a_missing_package_is_skipped_with_a_way_to_get_it(
     with (
         pytest.raises(Skip, match=r"not installed: .*requirements/peers\.txt"),
         rungs.rung(name).open(tiny.build(), tiny),
-    ):
-        pass
-
-
-def test_a_cache_needs_ratios_that_were_measured_for_the_very_model() -> None:
-    chosen = steps_of("shapes-dit", 6)
-    with (
-        pytest.raises(Skip, match="MagCache needs ratios that were measured for the model"),
-        rungs.rung("mag-cache").open(chosen.build(), chosen),
     ):
         pass
 

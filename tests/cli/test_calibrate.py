@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_video
+import torch
+from diffusers import UniPCMultistepScheduler
 
 import sdaccel
+from sdaccel import shapes
 from sdaccel.cli import exits
+from sdaccel.errors import InputError
+from sdaccel.quality.pictures import psnr
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 
 
 @pytest.fixture
@@ -42,6 +50,52 @@ def test_what_is_measured_is_kept_where_the_pass_finds_it(
     counts = sdaccel.report(pipe)["step_cache"].ran
     cost = counts["unet full"] + table["shallow"] * counts.get("unet shallow", 0)
     assert cost == pytest.approx(min(costs))
+
+
+def test_clips_are_calibrated_over_all_their_frames(
+    run: Any, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    pipe = tiny_video.wan(scheduler=UniPCMultistepScheduler(**FLOW))
+    torch.manual_seed(7)
+    config = {**pipe.transformer.config, "num_layers": 3}
+    pipe.transformer = type(pipe.transformer).from_config(config).eval()
+    pipe.save_pretrained(tmp_path / "wan")
+    file = tmp_path / "clips.json"
+    more = ("--model", str(tmp_path / "wan"), "--num-frames", "5", "--steps", "5", "--batch", "2")
+    outcome = run(*words, *more, "--output", str(file))
+    assert outcome.code == exits.OK, outcome.err
+    assert "5 steps at guidance 5.0, 2 clips:" in outcome.out + outcome.err
+    (table,) = json.loads(file.read_text())["tables"]
+    row = next(each for each in table["rows"] if each["skip"] == "whole")
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    call = {"num_frames": 5, "height": 16, "width": 16, "num_inference_steps": 5}
+
+    def draw() -> Any:
+        for seed, each in enumerate(generators):
+            each.manual_seed(seed)
+        return pipe(["a cat", "a dog"], generator=generators, output_type="np", **call).frames
+
+    stock = draw()
+    options = {"steps": row["full"], "forecast": row["forecast"], "skip": row["skip"]}
+    sdaccel.accelerate(pipe, "none", step_cache={**options, "fewest_steps": 1})
+    apart = [psnr(*pair) for pair in zip(stock, draw(), strict=True)]
+    assert row["psnr"] == pytest.approx(sum(apart) / 2, abs=1e-3)
+
+
+def test_a_clip_model_is_calibrated_on_held_out_prompts_and_never_on_those_of_the_evaluation(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+
+    def note(prompts: tuple[str, ...], *_: object) -> None:
+        chosen.extend(prompts)
+        raise InputError("Enough.")
+
+    monkeypatch.setattr("sdaccel.cli.models.load", lambda *_: None)
+    monkeypatch.setattr("sdaccel.cli.calibrate.Task", note)
+    assert run("calibrate", "--model", "shapes-video", "-n", "8").complaint.endswith("Enough.")
+    assert chosen == shapes.clip_prompts(8, "held-out")
+    assert not set(chosen) & set(shapes.clip_prompts(500, "evaluation"))
 
 
 @pytest.mark.usefixtures("no_loading")

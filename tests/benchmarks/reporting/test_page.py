@@ -198,10 +198,11 @@ def test_approximate_plans_are_drawn_beside_their_controls_with_intervals_and_na
     )
     page = render([run])
     drawn = frontier(page)
-    assert [each["label"] for each in drawn["controls"]] == ["16 steps", "10 steps"]
-    names = ["interval 2", "interval 4", "deepcache"]
-    assert [each["label"] for each in drawn["names_above"]] == names
-    assert drawn["names_below"] == drawn["controls"]
+    lines = [(each["family"], each["label"]) for each in drawn["controls"]]
+    fewer = [("fewer steps", "16 steps"), ("fewer steps", "10 steps")]
+    assert lines == [*fewer, ("deepcache", "deepcache")]
+    ours = ["interval 2", "interval 4"]
+    assert [each["label"] for each in drawn["names"]] == [*ours, "fewer steps", "deepcache"]
     assert [(each["low"], each["high"]) for each in drawn["values"][:2]] == [(33, 36), (26, 29)]
     first = drawn["speeds"][0]
     assert first["slowest"] < first["speed"] < first["fastest"]

@@ -66,3 +66,18 @@ def test_quality_and_trouble_are_said_in_words() -> None:
     )
     assert wording.trouble(a_row(status="skipped", reason="Not here.")) == "skipped: Not here."
     assert wording.trouble(a_row()) == ""
+
+
+@pytest.mark.parametrize(
+    ("rung", "family"),
+    [
+        ("deepcache-5", "deepcache"),
+        ("first-block-cache-0.05", "first-block-cache"),
+        ("first-block-cache", "first-block-cache"),
+        ("fewer-steps-12", "fewer steps"),
+        ("fewer-steps-7-dpm++", "DPM++"),
+        ("fewer-steps-12-unipc", "UniPC"),
+    ],
+)
+def test_a_rung_at_a_setting_is_of_a_family(rung: str, family: str) -> None:
+    assert wording.family(a_row(rung)) == family
