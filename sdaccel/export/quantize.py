@@ -49,6 +49,16 @@ class Quantized:
     sensitivities: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The ranges of the layers that will be in int8, those that are left out, and how far each
+    layer alone moves the output."""
+
+    ranges: Mapping[str, LayerRanges]
+    left_out: tuple[str, ...]
+    sensitivities: Mapping[str, float]
+
+
 def quantize(
     source: str | Path,
     folder: str | Path,
@@ -81,13 +91,29 @@ def quantize(
     anything is drawn.
     """
     _require_package()
+    name, _ = _denoiser(pipe, Manifest.read(source))
+    copy = RewrittenCopy(Path(source), Path(folder), name, move)
+    copy.check(("fp32",), bits=8)
+    found = calibrate(source, pipe, draw, tolerance=tolerance, leave_out=leave_out, probes=probes)
+    return _in_int8(copy, found, outputs)
+
+
+def calibrate(
+    source: str | Path,
+    pipe: Any,
+    draw: Callable[[], object],
+    *,
+    tolerance: float | None = 0.05,
+    leave_out: Collection[str] = _ENDS,
+    probes: int = 4,
+) -> Calibration:
+    """What `quantize` does first, for several folders; the arguments are its own."""
+    _require_package()
     from .quantize_calibration import observe, sensitivities, to_leave_out
 
     manifest = Manifest.read(source)
     name, module = _denoiser(pipe, manifest)
     refuse_accelerated(Target.of(pipe))
-    copy = RewrittenCopy(Path(source), Path(folder), name, move)
-    copy.check(("fp32",), bits=8)
     computed = _in_graph(Path(source) / manifest.component(name).file)
     observed, calls = observe(module, draw)
     ranges = {each: found for each, found in observed.items() if computed(each)}
@@ -96,9 +122,21 @@ def quantize(
     found = sensitivities(module, judged, spread) if tolerance is not None else {}
     out = to_leave_out(found, tolerance) if tolerance is not None else set()
     kept = {each: ranges for each, ranges in judged.items() if each not in out}
-    done, made = copy.rewritten("int8", lambda model: _static(model, kept, outputs))
-    left_out = tuple(sorted(set(ranges) - set(kept)))
-    return Quantized(made, done, left_out, found)
+    return Calibration(kept, tuple(sorted(set(ranges) - set(kept))), found)
+
+
+def apply_calibration(
+    source: str | Path, folder: str | Path, calibration: Calibration, *, outputs: bool = True
+) -> Quantized:
+    """What `quantize` does then; raises `ExportError` and leaves no folder behind."""
+    copy = RewrittenCopy(Path(source), Path(folder), _denoiser_name(Manifest.read(source)))
+    copy.check(("fp32",), bits=8)
+    return _in_int8(copy, calibration, outputs)
+
+
+def _in_int8(copy: RewrittenCopy, calibration: Calibration, outputs: bool) -> Quantized:
+    done, made = copy.rewritten("int8", lambda model: _static(model, calibration.ranges, outputs))
+    return Quantized(made, done, calibration.left_out, calibration.sensitivities)
 
 
 def quantize_weights(

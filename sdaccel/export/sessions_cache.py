@@ -24,18 +24,24 @@ def cached_export(
     components: Collection[Component],
     names: Collection[str] | None,
     precision: str | None,
+    *,
+    home: Path | None = None,
+    check: bool = True,
 ) -> Path:
     """The folder with graphs of these components; exported now unless it is there.
 
     `names` are those in the manifest, None all that the pipe runs; without a `precision` each is
-    exported as its weights are. The key is a checksum of the
-    weights, their configs, and the versions of the packages. Raises `ExportError`.
+    exported as its weights are, and compared with its module by `check`. The key is a checksum of
+    the weights, their configs, and the versions of the packages; it names a folder in `home`, None
+    the user's cache. Raises `ExportError`.
     """
-    folder = cache_folder() / "exports" / _key(components, names, precision)
+    home = cache_folder() / "exports" if home is None else home
+    folder = home / _key(components, names, precision)
     if not (folder / FILE).is_file():
         from .pipeline import export
 
-        export(pipe, folder, components=names, precision=_exportable(precision))
+        asked = _exportable(precision)
+        export(pipe, folder, components=names, precision=asked, check=check)
     return folder
 
 
