@@ -134,7 +134,10 @@ def test_weights_in_fewer_bits_are_near_and_smaller(exported: Path, tmp_path: Pa
 
 
 def test_what_can_not_be_quantized_is_refused_and_leaves_no_folder(
-    exported: Path, static: tuple[Path, Quantized], tmp_path: Path
+    exported: Path,
+    static: tuple[Path, Quantized],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pipe, folder = tiny.stable_diffusion(), tmp_path / "new"
     with pytest.raises(ExportError, match="is in int8: quantize an export in fp32"):
@@ -147,6 +150,9 @@ def test_what_can_not_be_quantized_is_refused_and_leaves_no_folder(
         quantize_weights(exported, folder, bits=3)  # type: ignore[arg-type]
     with pytest.raises(ExportError, match="is not empty"):
         quantize_weights(exported, static[0])
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ExportError, match=r"onnx is not installed: pip install sdaccel\[onnx\]"):
+        quantize_weights(exported, folder)
     assert not any(tmp_path.iterdir())
 
 
