@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import sdaccel
@@ -36,11 +35,15 @@ def _export(runtime: Runtime, precision: str, summary: str) -> Rung:
     def opened(pipe: Any, workload: Workload) -> Iterator[Opened]:
         _skip_unless_able(pipe, workload, runtime)
         graphs = _graphs(pipe, workload, runtime, precision)
-        options = {"folder": str(graphs), "precision": precision, "release": True}
+        options = {"folder": str(graphs.folder), "precision": precision, "release": True}
         sdaccel.accelerate(pipe, runtime, strict=True, **{runtime: options})
         record = sdaccel.report(pipe)[runtime]
+
+        def states() -> dict[str, str]:
+            return {runtime: state_of(record)}
+
         try:
-            yield Opened(pipe, record.effect, passes=lambda: {runtime: state_of(record)})
+            yield Opened(pipe, record.effect, passes=states, spent=graphs.spent)
         finally:
             sdaccel.restore(pipe)
 
@@ -65,8 +68,8 @@ def _denoisers(pipe: Any, workload: Workload) -> list[Component]:
     return [each for each in Target.of(pipe).denoisers if each.name in names]
 
 
-def _graphs(pipe: Any, workload: Workload, runtime: Runtime, precision: str) -> Path:
-    """The folder with the graphs of the rung; raises `Skip` where the model can't be exported."""
+def _graphs(pipe: Any, workload: Workload, runtime: Runtime, precision: str) -> kept_graphs.Kept:
+    """The graphs of the rung; raises `Skip` where the model can't be exported."""
     try:
         whole = kept_graphs.in_fp32(pipe, _denoisers(pipe, workload))
         if precision != "int8":

@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,37 +27,63 @@ FOLDER = "SDACCEL_BENCHMARK_GRAPHS"
 """The environment's name for the folder."""
 
 
-def in_fp32(pipe: Any, denoisers: list[Component]) -> Path:
-    """The folder with the denoisers' graphs; raises `ExportError`."""
-    from sdaccel.export.sessions_cache import cached_export
+@dataclass(frozen=True)
+class Kept:
+    """A folder with graphs, and the seconds that earlier rungs have `spent` on what is in it."""
+
+    folder: Path
+    spent: float
+
+
+def in_fp32(pipe: Any, denoisers: list[Component]) -> Kept:
+    """The denoisers' graphs; raises `ExportError`."""
+    from sdaccel.export import export
+    from sdaccel.export.sessions_cache import key_of
 
     names = [each.name for each in denoisers]
-    return cached_export(pipe, denoisers, names, "fp32", home=_home(), check=False)
+    folder = _home() / key_of(denoisers, names, "fp32")
+    options: Any = {"components": names, "precision": "fp32", "check": False}
+    return Kept(folder, _once(folder, lambda: export(pipe, folder, **options)))
 
 
 def in_int8(
-    source: Path,
+    whole: Kept,
     pipe: Any,
     label: str,
     draw: Callable[[], object],
     tolerance: float | None,
     outputs: bool,
-) -> Path:
-    """The folder with the graphs of `source` in int8, calibrated by `draw`, which goes by `label`.
+) -> Kept:
+    """The graphs of `whole` in int8, calibrated by `draw`, which goes by `label`.
 
     The rest is `quantize`'s; raises `ExportError`.
     """
     from sdaccel.export.quantize import apply_calibration, calibrate
 
+    source = whole.folder
     name = f"{source.name}-{re.sub(r'[^A-Za-z0-9]+', '-', label)}"
     folder = source.with_name(f"{name}-{'outputs' if outputs else 'inputs'}")
-    if not folder.exists():
-        noted = source.with_name(f"{name}.json")
-        if not noted.exists():
-            found = calibrate(source, pipe, draw, tolerance=tolerance)
-            noted.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    noted = source.with_name(f"{name}.json")
+
+    def note() -> None:
+        found = calibrate(source, pipe, draw, tolerance=tolerance)
+        noted.write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+    def write() -> None:
         apply_calibration(source, folder, _read(noted), outputs=outputs)
-    return folder
+
+    return Kept(folder, whole.spent + _once(noted, note) + _once(folder, write))
+
+
+def _once(path: Path, make: Callable[[], object]) -> float:
+    """Make what is not there yet; returns the seconds that it took before, 0 where it is new."""
+    seconds = path.with_name(f"{path.name}.seconds")
+    if seconds.exists():
+        return float(seconds.read_text(encoding="utf-8"))
+    start = time.perf_counter()
+    make()
+    seconds.write_text(str(time.perf_counter() - start), encoding="utf-8")
+    return 0.0
 
 
 def _home() -> Path:

@@ -32,25 +32,31 @@ def test_rungs_of_a_run_share_one_export_and_one_calibration(
 
     stock = quantize.calibrate
     monkeypatch.setenv(kept_graphs.FOLDER, str(tmp_path))
-    monkeypatch.setattr("sdaccel.export.pipeline.export", export)
+    monkeypatch.setattr("sdaccel.export.export", export)
     monkeypatch.setattr(quantize, "calibrate", calibrate)
     pipe = tiny.stable_diffusion()
 
     def draw() -> Any:
         return tiny.draw(pipe)
 
+    spent = []
     for outputs in (True, False, True):
         whole = kept_graphs.in_fp32(pipe, list(Target.of(pipe).denoisers))
-        small = kept_graphs.in_int8(whole, pipe, "tiny (quick)", draw, None, outputs)
+        kept = kept_graphs.in_int8(whole, pipe, "tiny (quick)", draw, None, outputs)
+        small = kept.folder
+        spent.append((whole.spent, kept.spent))
         unet = Manifest.read(small).component("unet")
         nodes = (small / unet.file).read_bytes().count(b"QuantizeLinear")
-        assert (unet.precision, whole.parent, small.parent) == ("int8", tmp_path, tmp_path)
+        assert (unet.precision, whole.folder.parent, small.parent) == ("int8", tmp_path, tmp_path)
         made.append(nodes)
     asked, calibration, with_outputs, without, again = made
     assert asked == {"components": ["unet"], "precision": "fp32", "check": False}
     assert with_outputs == again > without > 0
     (noted,) = tmp_path.glob("*.json")
     assert kept_graphs._read(noted) == calibration
+    assert spent[0] == (0, 0)
+    assert spent[1][0] == spent[2][0] > 0
+    assert spent[1][0] < spent[1][1] < spent[2][1], "a rung alone would have exported, calibrated"
 
 
 def test_the_folder_goes_with_the_process_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
