@@ -49,6 +49,7 @@ REAL: Mapping[str, str] = {
     "Sana": "sana-1.6b",
     "Qwen-Image": "qwen-image",
     "Z-Image": "z-image",
+    "ErnieImage": "ernie-image",
     "CogVideoX": "cogvideox-5b",
     "LTX": "ltx-video",
     "Wan 2.1": "wan2.1-14b",
@@ -60,6 +61,14 @@ REAL: Mapping[str, str] = {
 """The families of the table, those that take longest last, and the published models whose sizes
 stand beside them."""
 
+_ERNIE_IMAGE: Mapping[str, Any] = {
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_layers": 36,
+    "ffn_hidden_size": 12288,
+    "text_in_dim": 3072,
+}
+"""Where ERNIE-Image's published config differs from its class's; it is no workload."""
 
 _BESIDE = 1.2e9
 """Bytes beside the weights: with SD 1.5's UNet at its real size 8.1 GB were resident at most, and
@@ -143,6 +152,8 @@ def _real_config(family: Family) -> Mapping[str, Any]:
         return DENOISERS[real].config
     if real in AUTOENCODERS:
         return AUTOENCODERS[real].config
+    if real == "ernie-image":
+        return _ERNIE_IMAGE
     return SD15_UNET if family.part == "denoiser" else SD15_VAE
 
 

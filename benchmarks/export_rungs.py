@@ -1,26 +1,28 @@
 """Our own exports as rungs: the denoiser's graph in ONNX Runtime and in OpenVINO, also in int8.
 
-A rung exports into a temporary folder, which is no part of what is timed. A model whose pictures
+A run exports a model once, which is no part of what is timed (`kept_graphs`). One whose pictures
 are judged is calibrated on held-out prompts far behind those that judge it, and its sensitive
 layers are measured; random weights are calibrated on the workload's own call, as good as any.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sdaccel
 from sdaccel import device
 from sdaccel.errors import ExportError
 
+from . import kept_graphs
 from .errors import Skip
 from .peer_tools import package
 from .rungs import Opened, Rung, state_of
 from .workloads import Workload
+
+if TYPE_CHECKING:
+    from sdaccel.target import Component
 
 _PROMPTS, _BEHIND = 8, 1000
 _TOLERANCE = 0.05
@@ -32,15 +34,18 @@ def _export(runtime: Runtime, precision: str, summary: str) -> Rung:
     @contextmanager
     def opened(pipe: Any, workload: Workload) -> Iterator[Opened]:
         _skip_unless_able(pipe, workload, runtime)
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            graphs = _graphs(pipe, workload, runtime, precision, Path(folder))
-            options = {"folder": str(graphs), "precision": precision, "release": True}
-            sdaccel.accelerate(pipe, runtime, strict=True, **{runtime: options})
-            record = sdaccel.report(pipe)[runtime]
-            try:
-                yield Opened(pipe, record.effect, passes=lambda: {runtime: state_of(record)})
-            finally:
-                sdaccel.restore(pipe)
+        graphs = _graphs(pipe, workload, runtime, precision)
+        options = {"folder": str(graphs.folder), "precision": precision, "release": True}
+        sdaccel.accelerate(pipe, runtime, strict=True, **{runtime: options})
+        record = sdaccel.report(pipe)[runtime]
+
+        def states() -> dict[str, str]:
+            return {runtime: state_of(record)}
+
+        try:
+            yield Opened(pipe, record.effect, passes=states, spent=graphs.spent)
+        finally:
+            sdaccel.restore(pipe)
 
     return Rung(f"export-{runtime}-{precision}", "plan", summary, opened)
 
@@ -56,30 +61,29 @@ def _skip_unless_able(pipe: Any, workload: Workload, runtime: Runtime) -> None:
         raise Skip("This CPU computes no 16-bit type faster.")
 
 
-def _denoisers(pipe: Any, workload: Workload) -> list[str]:
+def _denoisers(pipe: Any, workload: Workload) -> list[Component]:
     from sdaccel.target import Target
 
     names = workload.networks_of(pipe)
-    return [each.name for each in Target.of(pipe).denoisers if each.name in names]
+    return [each for each in Target.of(pipe).denoisers if each.name in names]
 
 
-def _graphs(pipe: Any, workload: Workload, runtime: Runtime, precision: str, folder: Path) -> Path:
-    """The folder with the graphs of the rung; raises `Skip` where the model can't be exported."""
-    from sdaccel.export import export
-    from sdaccel.export.quantize import quantize
-
-    whole, small = folder / "fp32", folder / "int8"
-    names = _denoisers(pipe, workload)
+def _graphs(pipe: Any, workload: Workload, runtime: Runtime, precision: str) -> kept_graphs.Kept:
+    """The graphs of the rung; raises `Skip` where the model can't be exported."""
     try:
-        export(pipe, whole, components=names, precision="fp32", check=False)
-        if precision == "int8":
-            tolerance = _TOLERANCE if workload.judge else None
-            draw, outputs = _calibration(pipe, workload), runtime == "onnxruntime"
-            quantize(whole, small, pipe, draw, tolerance=tolerance, outputs=outputs)
-            return small
+        whole = kept_graphs.in_fp32(pipe, _denoisers(pipe, workload))
+        if precision != "int8":
+            return whole
+        return kept_graphs.in_int8(
+            whole,
+            pipe,
+            workload.label,
+            _calibration(pipe, workload),
+            tolerance=_TOLERANCE if workload.judge else None,
+            outputs=runtime == "onnxruntime",
+        )
     except ExportError as error:
         raise Skip(str(error)) from error
-    return whole
 
 
 def _calibration(pipe: Any, workload: Workload) -> Callable[[], object]:

@@ -218,7 +218,8 @@ class Ladder:
             with opened.surroundings():
                 outputs = [call() for _ in range(_WARM_UP)]
             measure.synchronise()
-            ready = Ready(row, opened, call, outputs[-1], time.perf_counter() - start)
+            seconds = time.perf_counter() - start + opened.spent
+            ready = Ready(row, opened, call, outputs[-1], seconds)
             row.flops = None if opened.workload else self._stock.flops
             if self._is_right(row, ready.output):
                 stack.push(own.pop_all())

@@ -32,7 +32,8 @@ class Opened:
     go without it; `passes` tells what a plan did; `signature` is equal for two rungs that do the
     same, empty for one that does nothing; with `fixed_shapes` it takes the workload's inputs alone;
     `dtype` is what it computes in, where that is not its weights'; `workload` what it runs in the
-    place of the one that was asked for, such as fewer steps.
+    place of the one that was asked for, such as fewer steps; `spent` the seconds of setting up that
+    earlier rungs have taken off this one, for it would have needed them alone.
     """
 
     pipe: Any
@@ -43,6 +44,7 @@ class Opened:
     fixed_shapes: bool = False
     dtype: str | None = None
     workload: Workload | None = None
+    spent: float = 0.0
 
     def surroundings(self) -> AbstractContextManager[object]:
         """What `around` gives, or nothing."""

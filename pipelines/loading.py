@@ -17,6 +17,7 @@ from ..errors import ModelNotFoundError
 from ..plan import Plan
 
 _EMBEDDED = "shapes-"
+_RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
 _INDEX = "model_index.json"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _LINK = re.compile(r"https?://")
@@ -54,14 +55,22 @@ def exported_modules(model: object, given: Collection[str] = ()) -> dict[str, An
 def with_sessions(plan: Plan, model: object) -> Plan:
     """A plan under which an exported folder's graphs are computed, by ONNX Runtime unless it says.
 
-    A plan for any other model is left as it is.
+    Where the plan doesn't say in which precision, it is the one that they were exported in. A plan
+    for any other model is left as it is.
     """
     from ..export.sessions_absent import denoiser_precision, is_export
 
-    runtimes = ("onnxruntime", "openvino", "tensorrt")
-    if not is_export(model) or any(each in plan for each in runtimes):
+    if not is_export(model):
         return plan
-    return plan.override(onnxruntime={"precision": denoiser_precision(str(model))})
+    precision = denoiser_precision(str(model))
+    chosen = next((each for each in plan.passes if each.name in _RUNTIMES), None)
+    if chosen is None:
+        return plan.override(onnxruntime={"precision": precision})
+    usual = type(chosen)().options["precision"]
+    said = chosen.options["folder"] is not None or chosen.options["precision"] != usual
+    # from graphs in floats OpenVINO computes in what it likes, and TensorRT as the weights are
+    fits = chosen.name == "tensorrt" or (chosen.name == "openvino" and precision != "int8")
+    return plan if said or fits else plan.override(**{chosen.name: {"precision": precision}})
 
 
 def check_name(model: object, verb: str | None = None) -> None:

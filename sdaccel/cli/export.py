@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +76,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
         elif chosen:
             manifest = _export_int8(pipe, options, _task(options, chosen), tell, terminal)
         else:
-            manifest = _export(pipe, options.output, options, options.precision, tell)
+            manifest = _export(pipe, options, tell)
     sizes = {name: _megabytes(options.output, entry) for name, entry in manifest.components.items()}
     for name, entry in manifest.components.items():
         told = f"{entry.class_name}, {entry.precision}, {sizes[name]:.1f} MB"
@@ -89,18 +88,16 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     }
 
 
-def _export(
-    pipe: Any, folder: Path, options: argparse.Namespace, precision: Any, tell: Told
-) -> Manifest:
+def _export(pipe: Any, options: argparse.Namespace, tell: Told) -> Manifest:
     from ..export import export
 
-    return export(pipe, folder, tell=tell, **_options(options, precision))
+    graphs = _graph_options(options)
+    return export(pipe, options.output, precision=options.precision, tell=tell, **graphs)
 
 
-def _options(options: argparse.Namespace, precision: Any) -> dict[str, Any]:
+def _graph_options(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "components": options.components,
-        "precision": precision,
         "attention": options.attention,
         "check": not options.no_check,
     }
@@ -147,7 +144,8 @@ def _export_engines(
         tokens=options.tokens,
         tell=tell,
         bars=functools.partial(_Bar, progress),
-        **_options(options, options.precision),
+        precision=options.precision,
+        **_graph_options(options),
     )
     for name, each in found.engines.items():
         size = f"{each.plan_bytes / 1e6:.1f} MB"
@@ -173,23 +171,17 @@ class _Bar:
 def _export_int8(
     pipe: Any, options: argparse.Namespace, task: Task, tell: Told, terminal: Terminal
 ) -> Manifest:
-    """In fp32 beside the folder for a while, and from there with the denoiser in int8."""
-    from ..export.quantize import quantize
-    from ..export.space import check_new
+    from ..export.int8 import export_int8
 
     task.check(pipe)
-    check_new(options.output)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".fp32-") as made:
-        whole = Path(made) / "fp32"
-        _export(pipe, whole, options, "fp32", tell)
-        found = quantize(
-            whole,
-            options.output,
-            pipe,
-            lambda: task.draw(pipe, "calibrating"),
-            outputs=not options.float_outputs,
-        )
+    found = export_int8(
+        pipe,
+        options.output,
+        lambda: task.draw(pipe, "calibrating"),
+        tell=tell,
+        outputs=not options.float_outputs,
+        **_graph_options(options),
+    )
     done = ", ".join(f"{count} {operator}" for operator, count in found.done.items())
     terminal.say(f"in int8: {done}; {len(found.left_out)} layers keep their precision")
     return found.manifest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..accelerate import accelerate
 from ..accelerate import report as report_on
+from ..pipelines.loading import with_sessions
 from ..plan import Plan
 from . import comparison, models, pictures
 from .drawing import draw
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Draw, save, and say where the drawings are and what was done."""
     request = _request(options)
     pictures.check_output(_output(options, None))
-    plan = Plan.of(options.plan)
+    plan = with_sessions(Plan.of(options.plan), options.model)
     comparison.check_rounds(options.rounds)
     with terminal.step(f"loading {options.model}", spinner=False):
         pipe = models.load(options.model, options.dtype)

@@ -185,6 +185,14 @@ def _z_image(config: Any, draw: Draw, size: Extent) -> Arguments:
     }
 
 
+def _ernie_image(config: Any, draw: Draw, size: Extent) -> Arguments:
+    return {
+        **_picture(config, draw, size),
+        "text_bth": _text(config, draw, size, "text_in_dim"),
+        "text_lens": draw.mask(size).sum(1).long(),
+    }
+
+
 def _cog_video(config: Any, draw: Draw, size: Extent) -> Arguments:
     shape = (size.batch, size.frames, config["in_channels"], size.height, size.width)
     arguments: Arguments = {
@@ -283,6 +291,7 @@ _EXAMPLES: Mapping[str, Example] = {
     "SanaTransformer2DModel": Example(_sana),
     "QwenImageTransformer2DModel": Example(_qwen_image),
     "ZImageTransformer2DModel": Example(_z_image),
+    "ErnieImageTransformer2DModel": Example(_ernie_image),
     "CogVideoXTransformer3DModel": Example(_cog_video),
     "LTXVideoTransformer3DModel": Example(_ltx),
     "WanTransformer3DModel": Example(_wan),

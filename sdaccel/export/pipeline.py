@@ -69,11 +69,11 @@ def export(
     Raises `ExportError` or `TargetError` and leaves no folder behind.
     """
     _require_packages()
-    jobs = list(_jobs(pipe, components, precision, attention))
+    jobs = list(jobs_of(pipe, components, precision, attention))
     path = Path(folder)
-    from .space import check_space, new_folder
+    from .space import check_room, new_folder, room_for
 
-    check_space(path, ((job.module, job.dtype) for job in jobs))
+    check_room(path, room_for((job.module, job.dtype) for job in jobs))
     with new_folder(path) as made:
         _save_configs(pipe, made, jobs)
         manifest = Manifest(_own_version(), _versions(attention), type(pipe).__name__, {})
@@ -117,10 +117,10 @@ def export_component(
     )
 
 
-def _jobs(
+def jobs_of(
     pipe: Any, components: Collection[str] | None, precision: Precision | None, attention: str
 ) -> Iterator[Job]:
-    """What is to be exported; everything that can be refused is refused here."""
+    """What `export` would write; raises `ExportError` for everything that can be refused before."""
     import torch
 
     from ..target import Target, dtype_of
@@ -132,7 +132,7 @@ def _jobs(
     if attention not in ("decomposed", "operator"):
         raise ExportError(f"There is no attention '{attention}': 'decomposed' or 'operator'.")
     target = Target.of(pipe)
-    _refuse_accelerated(target)
+    refuse_accelerated(target)
     found = list(_parts(target))
     names = [name for name, _ in found]
     unknown = [each for each in components or () if each not in names]
@@ -174,7 +174,8 @@ def _example(name: str, component: Any) -> Example:
     return example
 
 
-def _refuse_accelerated(target: Any) -> None:
+def refuse_accelerated(target: Any) -> None:
+    """Raise `ExportError` where a plan has changed one of the pipe's components."""
     from ..sharing import shared_by
 
     for component in target.components:

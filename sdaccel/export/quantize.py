@@ -9,15 +9,16 @@ the layers whose rounding moves the denoiser's output most keep their precision.
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ExportError
 from ..target import Target
-from .manifest import ComponentEntry, Manifest, checksums
+from .manifest import Manifest
+from .pipeline import refuse_accelerated
+from .rewritten_copy import RewrittenCopy
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -48,6 +49,16 @@ class Quantized:
     sensitivities: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The ranges of the layers that will be in int8, those that are left out, and how far each
+    layer alone moves the output."""
+
+    ranges: Mapping[str, LayerRanges]
+    left_out: tuple[str, ...]
+    sensitivities: Mapping[str, float]
+
+
 def quantize(
     source: str | Path,
     folder: str | Path,
@@ -58,6 +69,7 @@ def quantize(
     leave_out: Collection[str] = _ENDS,
     outputs: bool = True,
     probes: int = 4,
+    move: bool = False,
 ) -> Quantized:
     """Write an export anew with its denoiser in static int8, per output channel and per tensor.
 
@@ -73,15 +85,35 @@ def quantize(
         outputs: quantize what convolutions give as well, without which ONNX Runtime computes them
             in fp32; OpenVINO needs it not, and is more exact without.
         probes: recorded calls on which sensitivity is measured, spread over all that were made.
+        move: `source` is not needed any more, so that its other files are moved, not copied.
 
-    Raises `ExportError` and leaves no folder behind.
+    Raises `ExportError` and leaves no folder behind; too little room on the disk is found before
+    anything is drawn.
     """
+    _require_package()
+    name, _ = _denoiser(pipe, Manifest.read(source))
+    copy = RewrittenCopy(Path(source), Path(folder), name, move)
+    copy.check(("fp32",), bits=8)
+    found = calibrate(source, pipe, draw, tolerance=tolerance, leave_out=leave_out, probes=probes)
+    return _in_int8(copy, found, outputs)
+
+
+def calibrate(
+    source: str | Path,
+    pipe: Any,
+    draw: Callable[[], object],
+    *,
+    tolerance: float | None = 0.05,
+    leave_out: Collection[str] = _ENDS,
+    probes: int = 4,
+) -> Calibration:
+    """What `quantize` does first, for several folders; the arguments are its own."""
     _require_package()
     from .quantize_calibration import observe, sensitivities, to_leave_out
 
     manifest = Manifest.read(source)
     name, module = _denoiser(pipe, manifest)
-    _refuse_unfit(manifest.component(name), ("fp32",))
+    refuse_accelerated(Target.of(pipe))
     computed = _in_graph(Path(source) / manifest.component(name).file)
     observed, calls = observe(module, draw)
     ranges = {each: found for each, found in observed.items() if computed(each)}
@@ -90,11 +122,21 @@ def quantize(
     found = sensitivities(module, judged, spread) if tolerance is not None else {}
     out = to_leave_out(found, tolerance) if tolerance is not None else set()
     kept = {each: ranges for each, ranges in judged.items() if each not in out}
-    done, made = _rewritten(
-        Path(source), Path(folder), name, "int8", lambda model: _static(model, kept, outputs)
-    )
-    left_out = tuple(sorted(set(ranges) - set(kept)))
-    return Quantized(made, done, left_out, found)
+    return Calibration(kept, tuple(sorted(set(ranges) - set(kept))), found)
+
+
+def apply_calibration(
+    source: str | Path, folder: str | Path, calibration: Calibration, *, outputs: bool = True
+) -> Quantized:
+    """What `quantize` does then; raises `ExportError` and leaves no folder behind."""
+    copy = RewrittenCopy(Path(source), Path(folder), _denoiser_name(Manifest.read(source)))
+    copy.check(("fp32",), bits=8)
+    return _in_int8(copy, calibration, outputs)
+
+
+def _in_int8(copy: RewrittenCopy, calibration: Calibration, outputs: bool) -> Quantized:
+    done, made = copy.rewritten("int8", lambda model: _static(model, calibration.ranges, outputs))
+    return Quantized(made, done, calibration.left_out, calibration.sensitivities)
 
 
 def quantize_weights(
@@ -111,13 +153,10 @@ def quantize_weights(
         raise ExportError(
             f"Weights are held in 8 or 4 bits and blocks of 16, 32, ..., not {block}."
         )
-    manifest = Manifest.read(source)
-    name = _denoiser_name(manifest)
-    _refuse_unfit(manifest.component(name), ("fp32", "fp16"))
+    copy = RewrittenCopy(Path(source), Path(folder), _denoiser_name(Manifest.read(source)))
+    copy.check(("fp32", "fp16"), bits)
     precision: Literal["int8", "int4"] = "int8" if bits == 8 else "int4"
-    done, made = _rewritten(
-        Path(source), Path(folder), name, precision, lambda model: _in_bits(model, bits, block)
-    )
+    done, made = copy.rewritten(precision, lambda model: _in_bits(model, bits, block))
     return Quantized(made, done, (), {})
 
 
@@ -159,48 +198,6 @@ def _known(path: str, ranges: Mapping[str, Any]) -> str | None:
     return next((each for each in names if each in ranges), None)
 
 
-def _rewritten(
-    source: Path,
-    folder: Path,
-    name: str,
-    precision: Literal["int8", "int4"],
-    rewrite: Callable[[onnx_ir.Model], dict[str, int]],
-) -> tuple[dict[str, int], Manifest]:
-    """A copy of a folder, with one component rewritten; nothing is there unless all went well."""
-    import onnx_ir
-
-    from . import graph
-    from .space import new_folder
-
-    manifest = Manifest.read(source)
-    entry = manifest.component(name)
-    manifest.verify(source, [name])
-    model = onnx_ir.load(source / entry.file)
-    done = rewrite(model)
-    if not done:
-        raise ExportError(f"{source / entry.file} has no layer to quantize: export it again.")
-    _drop_unused(model)
-    with new_folder(folder) as made:
-        replaced = {source / file for file in entry.checksums}
-        shutil.copytree(source, made, dirs_exist_ok=True, ignore=_leaving(replaced))
-        graph.write(model, made / name)
-        new = replace(entry, precision=precision, checksums=checksums(made, name))
-        manifest = manifest.with_component(name, new)
-        manifest.write(made)
-    return done, manifest
-
-
-def _drop_unused(model: onnx_ir.Model) -> None:
-    """Take out the weights that others have replaced."""
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses():
-            del model.graph.initializers[name]
-
-
-def _leaving(files: set[Path]) -> Callable[[str, list[str]], list[str]]:
-    return lambda folder, names: [each for each in names if Path(folder) / each in files]
-
-
 def _denoiser(pipe: Any, manifest: Manifest) -> tuple[str, Any]:
     for component in Target.of(pipe).denoisers:
         if component.name in manifest.components:
@@ -216,13 +213,6 @@ def _denoiser_name(manifest: Manifest) -> str:
         if not name.startswith(("vae_", "text_encoder")):
             return name
     raise ExportError("The folder holds no denoiser: export the pipeline again with it.")
-
-
-def _refuse_unfit(entry: ComponentEntry, allowed: Collection[str]) -> None:
-    if entry.precision not in allowed:
-        raise ExportError(
-            f"{entry.file} is in {entry.precision}: quantize an export in {' or '.join(allowed)}."
-        )
 
 
 def _begins_with(name: str, starts: Collection[str]) -> bool:

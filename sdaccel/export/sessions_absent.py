@@ -126,5 +126,6 @@ def _place(value: Any) -> Any:
 def _unable(*args: Any, **kwargs: Any) -> Any:
     raise ExportError(
         "This pipe was loaded from an export and has no weights of its own: "
-        "sdaccel.accelerate(pipe, plan='onnxruntime') lets its graphs compute."
+        "sdaccel.accelerate(pipe, plan='onnxruntime'), or 'openvino' or 'tensorrt', lets its "
+        "graphs compute; sdaccel.report(pipe) says why a plan has not."
     )

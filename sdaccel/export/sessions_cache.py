@@ -31,7 +31,7 @@ def cached_export(
     exported as its weights are. The key is a checksum of the
     weights, their configs, and the versions of the packages. Raises `ExportError`.
     """
-    folder = cache_folder() / "exports" / _key(components, names, precision)
+    folder = cache_folder() / "exports" / key_of(components, names, precision)
     if not (folder / FILE).is_file():
         from .pipeline import export
 
@@ -48,18 +48,28 @@ def _exportable(precision: str | None) -> Precision | None:
     )
 
 
-def _key(
+def key_of(
     components: Iterable[Component], names: Collection[str] | None, precision: str | None
 ) -> str:
+    """What `cached_export` finds an export by: the same for the same graphs."""
     digest = hashlib.sha256()
     versions = {each: _version(each) for each in _PACKAGES}
     asked = None if names is None else sorted(names)
     digest.update(json.dumps([versions, asked, precision]).encode())
     for component in components:
-        config = getattr(component.module, "config", None)
-        digest.update(f"{component.name} {type(component.module).__name__} {config}".encode())
+        digest.update(f"{component.name} {type(component.module).__name__}".encode())
+        digest.update(json.dumps(_settings(component.module), sort_keys=True, default=str).encode())
         _add_weights(digest, component.module)
     return digest.hexdigest()[:24]
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """A module's config without what is noted of how it was made, whose order is a set's."""
+    from .examples import settings_of
+
+    if getattr(module, "config", None) is None:
+        return {}
+    return {key: each for key, each in settings_of(module).items() if not key.startswith("_")}
 
 
 def _add_weights(digest: Any, module: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import ExportError
 
-_GRAPH = 32 << 20
+GRAPH = 32 << 20
 """Bytes for a component's graph and the copy that shape inference writes, without weights."""
 
 
@@ -47,16 +47,30 @@ def check_new(path: Path) -> None:
         raise ExportError(f"'{path}' is not empty: name a folder that is not there yet.")
 
 
-def check_space(folder: Path, modules: Iterable[tuple[torch.nn.Module, torch.dtype]]) -> None:
-    """Raise `ExportError` unless the disk has room for these modules in these dtypes."""
-    needed = sum(bytes_of(module, dtype) + _GRAPH for module, dtype in modules)
+def check_room(
+    folder: Path,
+    needed: int,
+    what: str = "export",
+    otherwise: str = "choose another folder, or fewer components",
+    leaving: int = 0,
+) -> None:
+    """Raise `ExportError` unless the disk has room for so many bytes of `what` in a folder.
+
+    What is `leaving` the folder for them, in bytes, counts as room; `otherwise` is what else one
+    can do than make room.
+    """
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(there).free + leaving
     if free < needed:
         raise ExportError(
-            f"The export takes about {needed / 1e9:.1f} GB, and '{folder}' has room for "
-            f"{free / 1e9:.1f} GB: make room, choose another folder, or fewer components."
+            f"The {what} takes about {needed / 1e9:.1f} GB, and '{folder}' has room for "
+            f"{free / 1e9:.1f} GB: make room, {otherwise}."
         )
+
+
+def room_for(modules: Iterable[tuple[torch.nn.Module, torch.dtype]]) -> int:
+    """The bytes that graphs of these modules in these dtypes take."""
+    return sum(bytes_of(module, dtype) + GRAPH for module, dtype in modules)
 
 
 def bytes_of(module: torch.nn.Module, dtype: torch.dtype) -> int:

@@ -49,15 +49,15 @@ def gpu_of(device: torch.device) -> Gpu:
     """The GPU at a device, or an `ExportError` where that is none of NVIDIA's."""
     import torch
 
-    if device.type != "cuda":
-        raise ExportError(
-            f"TensorRT computes on CUDA GPUs, and this pipe is on {device}: call pipe.to('cuda') "
-            "first."
-        )
     if not torch.cuda.is_available() or torch.version.cuda is None:
         raise ExportError(
-            "TensorRT needs a CUDA GPU, and torch finds none here: take the plan 'onnxruntime', or "
-            "build engines where there is one."
+            "TensorRT needs a CUDA GPU, and torch finds none here: take the plan 'onnxruntime' or "
+            "'openvino', or build engines where there is one."
+        )
+    if device.type != "cuda":
+        raise ExportError(
+            f"TensorRT computes on CUDA GPUs, and this pipe is on {device}: call pipe.to('cuda'), "
+            "then sdaccel.accelerate(pipe, plan='tensorrt')."
         )
     found = torch.cuda.get_device_properties(device)
     return Gpu(str(found.name), (int(found.major), int(found.minor)))

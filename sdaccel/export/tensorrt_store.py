@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError
-from .space import new_folder
+from .space import check_room, new_folder
 from .tensorrt_keys import EngineKey
 
 PLAN, ABOUT = "engine.plan", "engine.json"
@@ -110,17 +110,9 @@ class EngineStore:
 
         Where there is a limit, what would have to go for it counts as room.
         """
-        there = next(
-            each for each in (self.folder, *self.folder.absolute().parents) if each.exists()
-        )
-        free = shutil.disk_usage(there).free
-        if self.limit is not None:
-            free += sum(each.bytes for each in self._leaving(needed))
-        if free < needed:
-            raise ExportError(
-                f"The engine takes about {needed / 1e9:.1f} GB, and '{self.folder}' has room for "
-                f"{free / 1e9:.1f} GB: make room, or let SDACCEL_CACHE name another folder."
-            )
+        leaving = sum(each.bytes for each in self._leaving(needed))
+        otherwise = "or let SDACCEL_CACHE name another folder"
+        check_room(self.folder, needed, "engine", otherwise, leaving)
 
     def timings(self, gpu: str) -> Path:
         """The file with the times that kernels took on a GPU."""

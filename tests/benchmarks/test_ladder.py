@@ -52,6 +52,11 @@ def climb(*rungs: Rung, options: Options = QUICKLY) -> dict[str, Row]:
     return {row.rung: row for row in Ladder(workload("tiny"), options).climb(list(rungs))}
 
 
+def test_what_earlier_rungs_have_set_up_for_a_rung_counts_as_its_own() -> None:
+    rows = climb(planted("kept", lambda _: None, spent=5000.0))
+    assert rows["kept"].setup_seconds == pytest.approx(5000, abs=999)
+
+
 def test_a_right_rung_has_every_figure_and_stock_stands_beside_it() -> None:
     rows = climb(rung("none+memory_format"))
     stock, plan = rows["stock-fp32"], rows["none+memory_format"]

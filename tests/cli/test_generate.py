@@ -41,6 +41,14 @@ def test_json_is_one_object_with_the_pictures_and_the_report(
     assert abs(numpy.asarray(Image.open(alone["pictures"][0])).astype(int) - second).max() <= 1
 
 
+def test_an_exported_folder_is_drawn_by_its_graphs(run: Any, exported: Path) -> None:
+    found = run(*DRAW, "--model", str(exported), "--json").json
+    (record,) = [each for each in found["report"]["passes"] if each["name"] == "onnxruntime"]
+    assert record["ran"]["unet by the session"] == 2
+    drawn = numpy.asarray(Image.open(found["pictures"][0])) / 255
+    assert abs(drawn - tiny.draw(tiny.stable_diffusion())[0]).max() < 1 / 255
+
+
 def test_size_and_guidance_reach_the_pipeline(run: Any, model: str, tmp_path: Path) -> None:
     run(*DRAW, "--model", model, "--size", "32x16", "--guidance-scale", "1", "-o", "wide.png")
     image = Image.open(tmp_path / "wide.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -172,15 +173,23 @@ def test_too_little_room_is_found_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ExportError("unet can't be exported"), "unet can't be exported"),
+        (OSError(errno.ENOSPC, "No space left on device"), r"written \(No space left.*: choose"),
+    ],
+    ids=["the module", "the disk"],
+)
 def test_a_failure_half_way_leaves_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(job: Any, folder: Path, *rest: Any) -> None:
         (folder / job.name).mkdir(exist_ok=True)
-        raise ExportError("unet can't be exported")
+        raise error
 
     monkeypatch.setattr(pipeline, "export_component", fails)
-    with pytest.raises(ExportError, match="unet can't"):
+    with pytest.raises(ExportError, match=sentence):
         export(tiny.stable_diffusion(), tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
 

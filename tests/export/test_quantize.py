@@ -15,6 +15,7 @@ import torch
 
 import sdaccel
 from sdaccel.errors import ExportError
+from sdaccel.export import int8, space
 from sdaccel.export.manifest import Manifest
 from sdaccel.export.quantize import Quantized, quantize, quantize_weights
 from sdaccel.export.quantize_calibration import Range, to_leave_out
@@ -133,7 +134,10 @@ def test_weights_in_fewer_bits_are_near_and_smaller(exported: Path, tmp_path: Pa
 
 
 def test_what_can_not_be_quantized_is_refused_and_leaves_no_folder(
-    exported: Path, static: tuple[Path, Quantized], tmp_path: Path
+    exported: Path,
+    static: tuple[Path, Quantized],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pipe, folder = tiny.stable_diffusion(), tmp_path / "new"
     with pytest.raises(ExportError, match="is in int8: quantize an export in fp32"):
@@ -146,7 +150,73 @@ def test_what_can_not_be_quantized_is_refused_and_leaves_no_folder(
         quantize_weights(exported, folder, bits=3)  # type: ignore[arg-type]
     with pytest.raises(ExportError, match="is not empty"):
         quantize_weights(exported, static[0])
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ExportError, match=r"onnx is not installed: pip install sdaccel\[onnx\]"):
+        quantize_weights(exported, folder)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture
+def whole(exported: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Where `export_int8` asks for graphs in fp32, and gets those that are there already."""
+    asked: list[Path] = []
+
+    def export(pipe: Any, folder: Path, **options: Any) -> None:
+        asked.append(folder)
+        shutil.copytree(exported, folder)
+
+    monkeypatch.setattr(int8, "export", export)
+    return asked
+
+
+def test_a_pipeline_is_exported_in_int8_in_one_go_and_nothing_else_stays(
+    whole: list[Path], exported: Path, static: tuple[Path, Quantized], tmp_path: Path
+) -> None:
+    pipe, folder = tiny.stable_diffusion(), tmp_path / "new" / "int8"
+    made = int8.export_int8(pipe, folder, lambda: draw(pipe), tolerance=None, outputs=False)
+    assert [each.name for each in folder.parent.iterdir()] == ["int8"]
+    assert whole[0].parent.parent == folder.parent
+    kept = {each.relative_to(exported) for each in exported.rglob("*") if each.is_file()}
+    assert {each.relative_to(folder) for each in folder.rglob("*") if each.is_file()} == kept
+    made.manifest.verify(folder)
+    assert made.manifest.component("unet").precision == "int8"
+    assert made.done["Conv"] >= static[1].done["Conv"]
+
+
+def test_too_little_room_is_found_before_anything_is_exported_or_drawn(
+    whole: list[Path], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(megabytes: float) -> None:
+        usage = shutil.disk_usage(tmp_path)._replace(free=int(megabytes * 1e6))
+        monkeypatch.setattr("sdaccel.export.space.shutil.disk_usage", lambda _: usage)
+
+    pipe, folder = tiny.stable_diffusion(), tmp_path / "int8"
+    undrawn: list[str] = []
+    free(10)
+    with pytest.raises(ExportError, match=r"takes about 0\.0 GB.*room for 0\.0 GB: make room"):
+        quantize(exported, folder, pipe, lambda: undrawn.append("drawn"))
+    with pytest.raises(ExportError, match="make room"):
+        quantize_weights(exported, folder)
+    only = space.room_for([(pipe.unet, torch.float32)])
+    free(only / 1e6 + 1)  # enough for the graph in fp32, and not for the one in int8 beside it
+    with pytest.raises(ExportError, match="make room"):
+        int8.export_int8(pipe, folder, lambda: undrawn.append("drawn"), components=["unet"])
+    assert not any((undrawn, whole, *tmp_path.iterdir()))
+
+
+def test_what_is_wrong_with_an_int8_export_is_told_before_it_begins(
+    whole: list[Path], tmp_path: Path
+) -> None:
+    pipe = tiny.stable_diffusion()
+    with pytest.raises(ExportError, match="int8 is for: export unet as well"):
+        int8.export_int8(pipe, tmp_path / "int8", lambda: None, components=["vae_decoder"])
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(ExportError, match="is not empty"):
+        int8.export_int8(pipe, tmp_path, lambda: None)
+    sdaccel.accelerate(pipe, "eager")
+    with pytest.raises(ExportError, match=r"is accelerated \(plan eager\)"):
+        int8.export_int8(pipe, tmp_path / "int8", lambda: None)
+    assert not whole
 
 
 def test_a_tampered_export_is_not_quantized(exported: Path, tmp_path: Path) -> None:

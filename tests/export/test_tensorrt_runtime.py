@@ -68,6 +68,8 @@ def test_an_engine_is_for_one_kind_of_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: there)
     assert gpu_of(CUDA) == Gpu("NVIDIA H200", (9, 0))
+    with pytest.raises(ExportError, match=r"is on cpu: call pipe.to\('cuda'\), then"):
+        gpu_of(torch.device("cpu"))
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(ExportError, match="needs a CUDA GPU, and torch finds none"):
         gpu_of(CUDA)

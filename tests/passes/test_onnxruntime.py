@@ -14,7 +14,7 @@ import tiny
 import torch
 
 import sdaccel
-from sdaccel.errors import InputError, PassError
+from sdaccel.errors import ExportError, InputError, PassError
 from sdaccel.pipelines import StableDiffusionPipeline
 from sdaccel.target import home_of
 
@@ -173,6 +173,8 @@ def test_a_tampered_graph_is_refused_and_the_pipe_is_as_it_was(
     graph.write_bytes(graph.read_bytes()[:-1])
     with pytest.raises(PassError, match="truncated or was changed"):
         sdaccel.accelerate(pipe, "onnxruntime", **plan(copy))
+    with pytest.raises(PassError, match="truncated or was changed"):
+        StableDiffusionPipeline.from_pretrained(str(copy))
     assert "forward" not in pipe.unet.__dict__
 
 
@@ -183,6 +185,12 @@ def test_a_folder_of_another_version_is_refused(folder: Path, tmp_path: Path) ->
     (copy / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(PassError, match="format 99"):
         sdaccel.accelerate(tiny.stable_diffusion(), "onnxruntime", **plan(copy))
+    with pytest.raises(ExportError, match="format 99"):
+        StableDiffusionPipeline.from_pretrained(str(copy))
+    shutil.copyfile(folder / "manifest.json", copy / "manifest.json")
+    (copy / "unet" / "config.json").unlink()
+    with pytest.raises(ExportError, match="lacks the pipeline's configuration"):
+        StableDiffusionPipeline.from_pretrained(str(copy))
 
 
 def test_a_folder_of_another_precision_or_pipeline_is_refused(folder: Path) -> None:
@@ -215,8 +223,10 @@ def test_without_a_folder_it_exports_once_for_the_same_weights(
 
     monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
     monkeypatch.setattr("sdaccel.export.pipeline.export", export)
-    for _ in range(2):
-        sdaccel.accelerate(tiny.stable_diffusion(), "onnxruntime")
+    for noted in (["act_fn", "dropout"], ["dropout", "act_fn"]):
+        pipe = tiny.stable_diffusion()
+        pipe.unet.register_to_config(_use_default_values=noted)  # a set's order, by process another
+        sdaccel.accelerate(pipe, "onnxruntime")
     assert made == [(["unet"], "fp32")]
     pipe = tiny.stable_diffusion()
     pipe.unet.conv_in.bias.data.add_(1)

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 
 from sdaccel import pipelines, shapes
 from sdaccel.errors import ModelNotFoundError
-from sdaccel.pipelines.loading import clear_errors, load_pipeline
+from sdaccel.export.manifest import ComponentEntry, Manifest
+from sdaccel.pipelines.loading import clear_errors, load_pipeline, with_sessions
+from sdaccel.plan import Plan
 
 
 @pytest.fixture
@@ -158,3 +160,25 @@ def test_what_the_hub_says_becomes_a_sentence(error: Any, words: str) -> None:
 def test_other_mistakes_pass_through() -> None:
     with pytest.raises(TypeError, match="unrelated"), clear_errors("o/n"):
         raise TypeError("unrelated")
+
+
+@pytest.mark.parametrize(
+    ("exported", "plan", "runtime", "precision"),
+    [
+        ("bf16", "lossless", "onnxruntime", "bf16"),
+        ("bf16", "onnxruntime", "onnxruntime", "bf16"),
+        ("int8", "openvino", "openvino", "int8"),
+        ("bf16", "openvino", "openvino", "auto"),
+        ("fp16", "tensorrt", "tensorrt", "auto"),
+    ],
+)
+def test_an_exported_folder_s_graphs_are_computed_in_their_own_precision(
+    exported: Any, plan: str, runtime: str, precision: str, tmp_path: Path
+) -> None:
+    entry = ComponentEntry("", "unet/model.onnx", exported, (), (), {}, {"unet/model.onnx": "0"})
+    Manifest("0", {}, "", {"unet": entry}).write(tmp_path)
+    (found,) = [each for each in with_sessions(Plan.of(plan), tmp_path).passes if each.order == 2]
+    assert (found.name, found.options["precision"]) == (runtime, precision)
+    asked = Plan.of("onnxruntime").override(onnxruntime={"precision": "int4"})
+    assert with_sessions(asked, tmp_path) == asked
+    assert with_sessions(Plan.of(plan), tmp_path / "other") == Plan.of(plan)
