@@ -104,7 +104,7 @@ def _identity(target: Target) -> dict[str, str]:
     import torch
 
     from .passes.attention import version_of_package
-    from .passes.step_cache_calibration import named
+    from .passes.calibration import named
 
     versions = {f"{name}'s version": str(version_of_package(name)) for name in _PACKAGES}
     models = [f"{each.name}: {named(each.module)}" for each in target.denoisers]
@@ -180,7 +180,7 @@ def _restore_measured(target: Target, plan: Plan, files: Mapping[str, bytes]) ->
 
 def _adopt_calibration(path: Path, identity: Mapping[str, Any], saved: bytes) -> None:
     """Add a saved calibration to the one that is here, whose own tables stay."""
-    from .passes.step_cache_calibration import Calibration
+    from .passes.calibration import Calibration
 
     try:
         found = Calibration.parsed(saved.decode(), path, identity)

@@ -14,8 +14,8 @@ import sdaccel
 from sdaccel.errors import SavedError, SdaccelWarning
 from sdaccel.passes.attention import Attention
 from sdaccel.passes.attention_choices import Verdict
+from sdaccel.passes.calibration import Calibration, Row, Table
 from sdaccel.passes.step_cache import StepCache
-from sdaccel.passes.step_cache_calibration import Calibration, Row, Table
 from sdaccel.saved_folder import MANIFEST
 from sdaccel.target import Target
 

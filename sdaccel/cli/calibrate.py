@@ -13,8 +13,8 @@ from .paired_drawing import Task
 from .request import Request, parse_size
 
 if TYPE_CHECKING:
+    from ..passes.calibration import Calibration
     from ..passes.step_cache import StepCache
-    from ..passes.step_cache_calibration import Calibration
     from .terminal import Terminal
 
 _COUNT = 4
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Draw in full and with schedules of full steps, and keep how far apart they are."""
-    from ..passes.step_cache_calibration import default_path
+    from ..passes.calibration import default_path
     from ..planning.calibrate_steps import calibrate
 
     if options.batch is not None and options.batch < 1:
@@ -85,7 +85,7 @@ def _request(options: argparse.Namespace, chosen: list[str]) -> Request:
 
 def _keep(measured: Calibration, path: Path) -> Calibration:
     """Write what was measured beside what the file has of the same model for other steps."""
-    from ..passes.step_cache_calibration import Calibration
+    from ..passes.calibration import Calibration
 
     try:
         before = Calibration.read(path, measured.identity)

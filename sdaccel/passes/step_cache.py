@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .base import Effect, Pass
+from .budget import Calibrated, find_calibration
+from .calibration import Calibration, default_path, identity_of
 from .compiled_region import Region
-from .step_cache_budget import Calibrated, find_calibration
-from .step_cache_calibration import Calibration, default_path, identity_of
+from .sampler_times import VARIABLES, Variable
 from .step_cache_paths import CACHE, TwoPaths
 from .step_cache_schedule import Chooses, Schedule, step_list, whole_number
 from .step_cache_state import FeatureCache
@@ -51,6 +52,9 @@ class StepCache(Pass):
             schedule of `interval`, which keeps no budget; the report says so.
         forecast: how what is skipped follows from the full steps before: 0 repeats the last one,
             1 and 2 extrapolate from the last two or three.
+        variable: what the forecasts are polynomials in: the number of the "step", or the sampler's
+            own time, "sigma" (which DDIM, Euler and flow matching integrate over) or "log_snr"
+            (DPM-Solvers, UniPC). A budget takes what did best when it was calibrated.
     For tinkering:
         depth: how many layers of a UNet run on a shallow step, counted from its output.
         first, last: how many of a transformer's blocks do at either end. Of shapes-dit's 10 blocks
@@ -65,6 +69,7 @@ class StepCache(Pass):
     budget: float | None = None
     otherwise: Literal["refuse", "interval"] = "refuse"
     forecast: int = 1
+    variable: Variable = "step"
     depth: int = 1
     first: int = 0
     last: int = 1
@@ -84,6 +89,8 @@ class StepCache(Pass):
             raise ValueError(f"forecast is 0, 1 or 2, not {self.forecast!r}")
         if self.skip not in ("deep", "whole"):
             raise ValueError(f"skip is 'deep' or 'whole', not {self.skip!r}")
+        if self.variable not in VARIABLES:
+            raise ValueError(f"variable is 'step', 'sigma' or 'log_snr', not {self.variable!r}")
         if self.otherwise not in ("refuse", "interval"):
             raise ValueError(f"otherwise is 'refuse' or 'interval', not {self.otherwise!r}")
         object.__setattr__(self, "steps", step_list(self.steps))
@@ -120,7 +127,7 @@ class StepCache(Pass):
         if whole and order and adds_noise(getattr(target.pipe, "scheduler", None)):
             record.note(f"{component.name}: forecast is 0, for the sampler adds noise at each step")
             order = 0
-        fixed = Schedule(self.interval, steps, self.fewest_steps, order, whole)
+        fixed = Schedule(self.interval, steps, self.fewest_steps, order, whole, self.variable)
         if self.budget is None:
             return fixed, ""
         otherwise = fixed if self.otherwise == "interval" else None
@@ -212,9 +219,13 @@ def _watch(cache: FeatureCache, component: Component, target: Target, patch: Pat
     before = entry.register_forward_pre_hook(cache.begin, with_kwargs=True, prepend=True)
     patch.add_handle(before)
     patch.add_handle(entry.register_forward_hook(lambda *_: cache.end()))
-    for listeners in (clock.listeners, clock.end_listeners):
-        patch.on_undo(_remover(listeners, cache.reset))
-        listeners.append(cache.reset)
+    for listeners, listener in (
+        (clock.listeners, cache.reset),
+        (clock.listeners, cache.times.read),
+        (clock.end_listeners, cache.reset),
+    ):
+        patch.on_undo(_remover(listeners, listener))
+        listeners.append(listener)
 
 
 def _remover(listeners: list[Any], listener: Any) -> Any:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .sampler_times import SamplerTimes, point_of
 from .step_cache_history import History
 from .streams import Stream, Streams
 
@@ -47,10 +48,12 @@ class CachedStream(Stream):
 class Call:
     """One forward of the denoiser; `scratch` is for those who skip, for this call alone.
 
-    With `whole` a shallow one runs nothing of the denoiser.
+    With `whole` a shallow one runs nothing of the denoiser. `point` is where the step lies in the
+    variable that forecasts go by.
     """
 
     step: int
+    point: float
     stream: CachedStream
     shallow: bool
     order: int
@@ -62,7 +65,7 @@ class Call:
         """Keep the value that a tensor has at this full step."""
         if self.recorder is not None:
             self.recorder((id(self.stream), key), self.step, value)
-        self.stream.histories.setdefault(key, History(self.order)).keep(self.step, value)
+        self.stream.histories.setdefault(key, History(self.order)).keep(self.point, value)
 
     def has(self, key: Hashable) -> bool:
         """Whether a value was kept at an earlier step."""
@@ -71,7 +74,7 @@ class Call:
     def predict(self, key: Hashable) -> Any:
         """The value that a tensor may have at this step, computed once a call."""
         if key not in self.scratch:
-            self.scratch[key] = self.stream.histories[key].predict(self.step)
+            self.scratch[key] = self.stream.histories[key].predict(self.point)
         return self.scratch[key]
 
 
@@ -85,11 +88,12 @@ class FeatureCache:
         self.name = name
         self.recorder: Recorder | None = None
         self.path: Path | None = None
+        self.times = SamplerTimes(clock)
         self._clock = clock
         self._schedule = schedule
         self._given_up = False
         self._record = record
-        self._choice: tuple[int, Choice] | None = None
+        self._choice: tuple[int, Choice, list[float]] | None = None
         self._streams = Streams(CachedStream)
         self._asked: tuple[Hashable, Any] | None = None
         self._call: Call | None = None
@@ -180,22 +184,26 @@ class FeatureCache:
         if getattr(self._host, "_cache_config", None) is not None:
             self._record.note(f"{self.name}: nothing is skipped while diffusers' own cache is on")
             return None
-        choice = self._chosen(total)
+        choice, points = self._chosen(total)
         self._streams.arrive(clock.generation, clock.step)
         stream, known = self._streams.of(signature, condition)
         full = self._given_up or clock.step in choice.full or clock.step >= total
         if not (known or full):
             self._record.ran[f"{self.name} full for a new text or size"] += 1
-        shallow = known and not full
-        return Call(clock.step, stream, shallow, choice.order, self.recorder, whole=choice.whole)
+        shallow, point = known and not full, point_of(clock.step, points)
+        return Call(
+            clock.step, point, stream, shallow, choice.order, self.recorder, whole=choice.whole
+        )
 
-    def _chosen(self, total: int) -> Choice:
-        """The choice for this generation, made when it begins."""
+    def _chosen(self, total: int) -> tuple[Choice, list[float]]:
+        """The choice for this generation, made when it begins, and where its steps lie."""
         if self._choice is None or self._choice[0] != total:
-            self._choice = total, self._schedule.choose(total)
-            if reason := self._choice[1].reason:
-                self._record.note(f"{self.name}: {reason}")
-        return self._choice[1]
+            choice = self._schedule.choose(total)
+            points, reason = self.times.points_for(choice, total)
+            self._choice = total, choice, points
+            for each in filter(None, (choice.reason, reason)):
+                self._record.note(f"{self.name}: {each}")
+        return self._choice[1:]
 
 
 def signature_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:

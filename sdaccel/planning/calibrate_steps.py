@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..accelerate import accelerated, report
 from ..errors import PassError
+from ..passes.budget import guidance_scale_of
+from ..passes.calibration import Calibration, Row, Table, identity_of
 from ..passes.step_cache import StepCache
-from ..passes.step_cache_budget import guidance_of
-from ..passes.step_cache_calibration import Calibration, Row, Table, identity_of
 from ..passes.step_cache_paths import CACHE
 from ..passes.step_cache_schedule import Schedule
 from ..quality.latents import latent_distance
 from ..quality.pictures import psnr
 from .forward_seconds import ForwardSeconds
-from .step_schedules import Matrix, best_schedules
+from .step_schedules import Matrix, Points, best_of_orders
 from .whole_steps import SHARES as WHOLE_SHARES
 from .whole_steps import measure_whole
 
 if TYPE_CHECKING:
     import torch
 
+    from ..passes.sampler_times import SamplerTimes
     from ..quality.metrics import Drawing
 
 Draw = Callable[[str], list["Drawing"]]
@@ -57,12 +58,13 @@ def calibrate(
     `PassError` where the pass refuses, and where the denoiser does not run at every step.
     """
     settings = settings or StepCache()
-    model, full, products = _record(pipe, draw, settings)
-    guidance, steps = guidance_of(pipe), len(products)
+    model, full, products, points = _record(pipe, draw, settings)
+    guidance, steps = guidance_scale_of(pipe), len(products)
     trial = Trial(pipe, draw, settings, full)
-    tried = _schedules(products, shares)
-    rows = [trial.measure(*each) for each in tried]
-    rows += measure_whole(trial.measure, steps, [each for each, _ in tried], whole_shares)
+    tried = _schedules(products, shares, points)
+    rows = [trial.measure(steps, order, "deep", variable) for steps, order, variable in tried]
+    for_features = [each for each, *_ in tried]
+    rows += measure_whole(trial.measure, steps, for_features, whole_shares, tuple(points))
     finite = tuple(row for row in rows if math.isfinite(row.psnr))
     if not finite:
         raise PassError("No schedule was measured: draw with more steps, at least 3.")
@@ -113,8 +115,11 @@ class Products:
 
 def _record(
     pipe: Any, draw: Draw, settings: StepCache
-) -> tuple[Any, list[Drawing], list[list[float]]]:
-    """The denoiser, the full pictures, and the inner products of what would have been skipped."""
+) -> tuple[Any, list[Drawing], list[list[float]], Points]:
+    """The denoiser, the full pictures, the inner products of what would have been skipped.
+
+    And where the steps lie, by each variable that is worth a trial.
+    """
     every = {**settings.cut, "interval": 1, "fewest_steps": 1}
     products = Products()
     with accelerated(pipe, "none", step_cache=every):
@@ -126,7 +131,12 @@ def _record(
         model, cache = caches[0]
         cache.recorder = products.note
         full = draw("every step full")
-    return model, full, products.matrix()
+    matrix = products.matrix()
+    return model, full, matrix, _points(cache.times, len(matrix))
+
+
+def _points(times: SamplerTimes, total: int) -> Points:
+    return {each: times.points(total, each) or [] for each in times.variables(total)}
 
 
 def _caches(pipe: Any) -> Iterator[tuple[Any, Any]]:
@@ -136,19 +146,16 @@ def _caches(pipe: Any) -> Iterator[tuple[Any, Any]]:
             yield part, cache
 
 
-def _schedules(products: Matrix, shares: Sequence[float]) -> list[tuple[tuple[int, ...], int]]:
-    """For each share of full steps the best schedule of all orders, and its order; intervals."""
+def _schedules(
+    products: Matrix, shares: Sequence[float], points: Points
+) -> list[tuple[tuple[int, ...], int, str]]:
+    """For each share of full steps the best schedule, its order and variable; and intervals."""
     total = len(products)
-    by_order = {order: best_schedules(products, order) for order in (0, 1, 2)}
-    counts = sorted({min(total - 1, max(2, round(share * total))) for share in shares})
-    chosen = []
-    for count in counts if total > 2 else []:
-        order = min(by_order, key=lambda each: by_order[each][count][1])
-        chosen.append((by_order[order][count][0], order))
+    chosen = best_of_orders(products, shares, points)
     for interval in INTERVALS:
         steps = tuple(sorted(Schedule(interval).choose(total).full))
-        if len(steps) < total and (steps, 1) not in chosen:
-            chosen.append((steps, 1))
+        if len(steps) < total and (steps, 1, "step") not in chosen:
+            chosen.append((steps, 1, "step"))
     return chosen
 
 
@@ -159,15 +166,18 @@ class Trial:
         self.seconds = ForwardSeconds()
         self._pipe, self._draw, self._settings, self._full = pipe, draw, settings, full
 
-    def measure(self, steps: tuple[int, ...], order: int, skip: str = "deep") -> Row:
+    def measure(
+        self, steps: tuple[int, ...], order: int, skip: str = "deep", variable: str = "step"
+    ) -> Row:
         """Draw with a schedule, and compare with the full pictures."""
         options = {"steps": steps, "forecast": order, "fewest_steps": 1, "skip": skip}
+        options["variable"] = variable
         with accelerated(self._pipe, "none", step_cache={**self._settings.cut, **options}):
             drawn = self._drawn(f"{len(steps)} full steps, skip {skip}", skip)
         pairs = list(zip(self._full, drawn, strict=True))
         latents = [latent_distance(a.latents, b.latents) for a, b in pairs if a.latents is not None]
         decibels = fmean(min(_EQUAL, psnr(a.pixels, b.pixels)) for a, b in pairs)
-        return Row(steps, order, decibels, fmean(latents) if latents else None, skip)
+        return Row(steps, order, decibels, fmean(latents) if latents else None, skip, variable)
 
     def _drawn(self, name: str, skip: str) -> list[Drawing]:
         if skip == "whole":

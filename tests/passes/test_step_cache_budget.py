@@ -12,8 +12,8 @@ from caching import draw, ran
 
 import sdaccel
 from sdaccel import shapes
-from sdaccel.passes.step_cache_budget import SHIPPED, Calibrated
-from sdaccel.passes.step_cache_calibration import Calibration, Row, Table, named
+from sdaccel.passes.budget import SHIPPED, Calibrated
+from sdaccel.passes.calibration import Calibration, Row, Table, named
 from sdaccel.passes.step_cache_schedule import Schedule
 from sdaccel.plan import Plan
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .step_cache_calibration import Calibration, default_path, named
+from .calibration import Calibration, default_path, named
 from .step_cache_schedule import Choice, Chooses
 
 SHIPPED = Path(__file__).parent / "calibrations"
@@ -53,7 +53,7 @@ class Calibrated:
 
     def choose(self, total: int) -> Choice:
         """The full steps, all of them where nothing was measured that keeps the budget."""
-        tables, guidance = self._calibration.tables, guidance_of(self._pipe)
+        tables, guidance = self._calibration.tables, guidance_scale_of(self._pipe)
         scheduler = named(self._pipe.scheduler)
         if scheduler != self._calibration.identity["scheduler"]:
             reason = f"calibrated for another scheduler than this {scheduler}"
@@ -66,7 +66,9 @@ class Calibrated:
         row = fitting[0].cheapest(self._budget)
         if row is None:
             return _nothing(total, f"calibrated up to {fitting[0].best:.1f} dB at {total} steps")
-        return Choice(frozenset(row.full), row.forecast, whole=row.skip == "whole")
+        return Choice(
+            frozenset(row.full), row.forecast, whole=row.skip == "whole", variable=row.variable
+        )
 
     def _uncalibrated(self, total: int, reason: str) -> Choice:
         if self._otherwise is None:
@@ -83,7 +85,7 @@ def _nothing(total: int, reason: str) -> Choice:
     return Choice.everything(total, f"nothing is skipped, {reason}")
 
 
-def guidance_of(pipe: Any) -> float | None:
+def guidance_scale_of(pipe: Any) -> float | None:
     """The guidance scale of the call that a pipe is in, where it keeps one."""
     found = getattr(pipe, "_guidance_scale", None)
     return round(float(found), 4) if isinstance(found, (int, float)) else None

@@ -31,7 +31,8 @@ class Row:
 
     `full` are the full steps, `forecast` the order in between, `psnr` of pictures in dB and
     `latents` the relative L2 distance of the final latents (None where the pipe hands out none).
-    `skip` is what the other steps leave out: "deep" or "whole".
+    `skip` is what the other steps leave out: "deep" or "whole"; `variable` what the forecasts are
+    polynomials in (see `sampler_times`).
     """
 
     full: tuple[int, ...]
@@ -39,6 +40,7 @@ class Row:
     psnr: float
     latents: float | None
     skip: str = "deep"
+    variable: str = "step"
 
 
 @dataclass(frozen=True)
