@@ -82,6 +82,12 @@ class SamplerTimes:
         return [math.log((1 - each if self._flow else 1.0) / each) for each in levels]
 
 
+def check_variable(variable: Any) -> None:
+    """Raise `ValueError` for what no forecast can be a polynomial in."""
+    if variable not in VARIABLES:
+        raise ValueError(f"variable is 'step', 'sigma' or 'log_snr', not {variable!r}")
+
+
 def point_of(step: int, points: Sequence[float]) -> float:
     """Where a step lies; one beyond the last, which no schedule has, as far on as its number."""
     return points[step] if step < len(points) else points[-1] + step - len(points) + 1

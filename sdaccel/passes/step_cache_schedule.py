@@ -13,6 +13,9 @@ class Choice:
 
     With `whole` nothing of the denoiser runs there. `reason` is a sentence on why nothing is
     skipped, where that needs one. Forecasts are polynomials in `variable` (see `sampler_times`).
+    Of a guided generation the full steps compute both branches; `unguided` ones the conditional
+    branch alone, without guidance. What was `measured` goes with forecasts from full steps of its
+    own: a call that comes up amid a generation is computed until it has as many as they need.
     """
 
     full: frozenset[int]
@@ -20,6 +23,8 @@ class Choice:
     reason: str | None = None
     whole: bool = False
     variable: str = "step"
+    unguided: frozenset[int] = frozenset()
+    measured: bool = False
 
     @classmethod
     def everything(cls, total: int, reason: str | None = None) -> Choice:

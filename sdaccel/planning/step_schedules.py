@@ -75,6 +75,21 @@ def best_schedules(
     return found
 
 
+def schedule_error(
+    products: Matrix, full: Sequence[int], order: int, points: Sequence[float] | None = None
+) -> float:
+    """The sum of the squared errors of a schedule, whose full steps have the first among them."""
+    skipped = [step for step in range(len(products)) if step not in full]
+    newest = [[each for each in full if each < step][-order - 1 :] for step in skipped]
+    pairs = zip(newest, skipped, strict=True)
+    return sum(forecast_error(products, known, step, points) for known, step in pairs)
+
+
+def kinds_of(points: Points) -> list[tuple[int, str]]:
+    """The orders of forecasts, and the variables that they may be polynomials in."""
+    return [(0, "step"), *((order, each) for order in (1, 2) for each in points)]
+
+
 def best_of_orders(
     products: Matrix, shares: Sequence[float], points: Points
 ) -> list[tuple[tuple[int, ...], int, str]]:
@@ -82,7 +97,7 @@ def best_of_orders(
     total = len(products)
     if total < 3:
         return []
-    kinds = [(0, "step"), *((order, each) for order in (1, 2) for each in points)]
+    kinds = kinds_of(points)
     found = {kind: best_schedules(products, kind[0], points.get(kind[1])) for kind in kinds}
     counts = sorted({min(total - 1, max(2, round(share * total))) for share in shares})
     chosen = []

@@ -11,6 +11,7 @@ import tiny
 
 import sdaccel
 from sdaccel.cli import exits
+from sdaccel.passes.calibration import Calibration
 
 
 @pytest.fixture
@@ -42,6 +43,20 @@ def test_what_is_measured_is_kept_where_the_pass_finds_it(
     counts = sdaccel.report(pipe)["step_cache"].ran
     cost = counts["unet full"] + table["shallow"] * counts.get("unet shallow", 0)
     assert cost == pytest.approx(min(costs))
+    file = Path(found["file"])
+    Calibration(found["identity"], Calibration.read(file, found["identity"]).tables).write(file)
+    added = run(*words, "--json", "--steps", "8", "--guidance-only").json
+    assert added["tables"] == found["tables"]
+    assert [each["steps"] for each in added["guidance"]] == [8]
+
+
+def test_guidance_alone_is_added_to_what_there_is(
+    run: Any, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    outcome = run(*words, "--guidance-only", "-o", str(tmp_path / "none.json"))
+    assert outcome.code == exits.BAD_INPUT
+    assert "no calibration yet" in outcome.complaint
+    assert "without --guidance-only" in outcome.complaint
 
 
 @pytest.mark.usefixtures("no_loading")
