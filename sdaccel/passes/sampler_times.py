@@ -77,7 +77,8 @@ class SamplerTimes:
         return [name for name, at in known if at and (name == "step" or not _is_even(at))]
 
     def _log_snr(self, levels: Sequence[float]) -> list[float]:
-        if any(each <= 0 or (self._flow and each >= 1) for each in levels):
+        top = 1.0 if self._flow else math.inf
+        if not all(0 < each < top for each in levels):
             return [math.nan] * len(levels)
         return [math.log((1 - each if self._flow else 1.0) / each) for each in levels]
 

@@ -78,6 +78,14 @@ def test_the_log_snr_is_that_of_either_kind_of_sampler() -> None:
     assert later == pytest.approx(wanted)
 
 
+def test_a_schedule_that_begins_with_noise_alone_has_no_time_but_its_steps() -> None:
+    options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    times = times_of(diffusers.DDIMScheduler(**options))
+    assert times.points(STEPS, "sigma") is None
+    assert times.variables(STEPS) == ["step"]
+    assert times.variables(STEPS - 1) == ["step", "sigma", "log_snr"]
+
+
 def test_a_schedule_that_was_cut_short_has_the_last_steps() -> None:
     times = times_of(karras())
     whole, rest = times.points(STEPS, "sigma"), times.points(7, "sigma")
