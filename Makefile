@@ -71,7 +71,7 @@ kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, 
 coverage: setup  ## Fuse a tiny instance of every model family, compare with stock, into a table
 	$(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
 
-calibrations: setup  ## Measure anew which steps of the embedded models may be skipped (step_cache)
+calibrations: setup  ## Measure anew which steps of the embedded models may be skipped (step_cache, guidance)
 	for model in unet dit; do $(BIN)/sdaccel calibrate --model shapes-$$model -n 8 --batch 8 \
 	    -o sdaccel/passes/calibrations/shapes-$$model.json || exit; done
 
