@@ -74,7 +74,7 @@ kernels-all: setup  ## Compile every kernel for every chip, with no GPU needed, 
 coverage: setup  ## Fuse a tiny instance of every model family, compare with stock, into a table
 	$(BIN)/python -W ignore -m sdaccel.benchmarks coverage --output benchmarks/results/fuse-coverage.md
 
-calibrations: setup  ## Measure anew which steps of the embedded models may be skipped; MODELS=video: of one
+calibrations: setup  ## Measure which steps of the embedded models step_cache and guidance may skip; MODELS=video: of one
 	for model in $(MODELS); do $(BIN)/sdaccel calibrate --model shapes-$$model -n 8 --batch 8 \
 	    -o sdaccel/passes/calibrations/shapes-$$model.json || exit; done
 

@@ -104,7 +104,7 @@ def _identity(target: Target) -> dict[str, str]:
     import torch
 
     from .passes.attention import version_of_package
-    from .passes.step_cache_calibration import named
+    from .passes.calibration import named
 
     versions = {f"{name}'s version": str(version_of_package(name)) for name in _PACKAGES}
     models = [f"{each.name}: {named(each.module)}" for each in target.denoisers]
@@ -132,15 +132,16 @@ def _compiled() -> dict[str, bytes]:
 
 
 def _measured(target: Target, plan: Plan) -> dict[str, bytes]:
-    """The files with attention's verdicts and step_cache's calibrations for this pipe."""
+    """The files with attention's verdicts and the calibrations for this pipe."""
     from .passes.attention import Attention
+    from .passes.guidance import GuidanceReuse
     from .passes.step_cache import StepCache
 
     paths: list[tuple[str, Path]] = []
     for each in plan.passes:
         if isinstance(each, Attention):
             paths.append((_CHOICES, each.choices(target.device, str).path))
-        elif isinstance(each, StepCache):
+        elif isinstance(each, (StepCache, GuidanceReuse)):
             paths += [(_CALIBRATIONS, path) for path, _ in each.calibrations(target)]
     return {f"{kind}/{path.name}": path.read_bytes() for kind, path in paths if path.is_file()}
 
@@ -158,6 +159,7 @@ def _restore_compiled(folder: Path, files: Mapping[str, bytes]) -> int:
 def _restore_measured(target: Target, plan: Plan, files: Mapping[str, bytes]) -> None:
     """Add what was saved to what was measured here."""
     from .passes.attention import Attention
+    from .passes.guidance import GuidanceReuse
     from .passes.step_cache import StepCache
 
     for each in plan.passes:
@@ -171,7 +173,7 @@ def _restore_measured(target: Target, plan: Plan, files: Mapping[str, bytes]) ->
                     "attention's choices were measured with other threads or candidates: they are "
                     "measured anew"
                 )
-        elif isinstance(each, StepCache):
+        elif isinstance(each, (StepCache, GuidanceReuse)):
             for path, identity in each.calibrations(target):
                 saved = files.get(f"{_CALIBRATIONS}/{path.name}")
                 if saved is not None:
@@ -180,7 +182,7 @@ def _restore_measured(target: Target, plan: Plan, files: Mapping[str, bytes]) ->
 
 def _adopt_calibration(path: Path, identity: Mapping[str, Any], saved: bytes) -> None:
     """Add a saved calibration to the one that is here, whose own tables stay."""
-    from .passes.step_cache_calibration import Calibration
+    from .passes.calibration import Calibration
 
     try:
         found = Calibration.parsed(saved.decode(), path, identity)

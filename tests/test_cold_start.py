@@ -14,8 +14,8 @@ import sdaccel
 from sdaccel.errors import SavedError, SdaccelWarning
 from sdaccel.passes.attention import Attention
 from sdaccel.passes.attention_choices import Verdict
+from sdaccel.passes.calibration import Calibration, Row, Table
 from sdaccel.passes.step_cache import StepCache
-from sdaccel.passes.step_cache_calibration import Calibration, Row, Table
 from sdaccel.saved_folder import MANIFEST
 from sdaccel.target import Target
 
@@ -124,24 +124,26 @@ def table(steps: int, psnr: float) -> Table:
     return Table(steps, 7.5, 4, (Row((0, 1), 1, psnr, None),))
 
 
+@pytest.mark.parametrize(("name", "part"), [("step_cache", "tables"), ("guidance", "guidance")])
 def test_calibrations_come_back_and_those_made_here_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: str
 ) -> None:
-    options = {"step_cache": {"budget": 30.0}}
+    options = {name: {"budget": 30.0}}
     pipe = tiny.stable_diffusion()
     ((path, identity),) = StepCache().calibrations(Target.of(pipe))
-    Calibration(identity, (table(20, 34.0), table(30, 35.0))).write(path)
+    tables = table(20, 34.0), table(30, 35.0)
+    Calibration(identity, tables, tables).write(path)
     sdaccel.accelerate(pipe, "none", **options)
     sdaccel.save(pipe, tmp_path / "saved")
     another_machine(tmp_path, monkeypatch)
     other = tiny.stable_diffusion()
     ((there, _),) = StepCache().calibrations(Target.of(other))
     assert there != path
-    Calibration(identity, (table(30, 31.0),)).write(there)
+    Calibration(identity, (table(30, 31.0),), (table(30, 31.0),)).write(there)
     sdaccel.load(other, tmp_path / "saved")
-    assert sdaccel.report(other)["step_cache"].applied
-    tables = {each.steps: each.best for each in Calibration.read(there, identity).tables}
-    assert tables == {20: 34.0, 30: 31.0}
+    assert sdaccel.report(other)[name].applied
+    found = getattr(Calibration.read(there, identity), part)
+    assert {each.steps: each.best for each in found} == {20: 34.0, 30: 31.0}
 
 
 @pytest.mark.parametrize(

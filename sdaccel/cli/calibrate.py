@@ -1,4 +1,4 @@
-"""sdaccel calibrate: measure which steps of a model may be skipped, for step_cache's budget."""
+"""sdaccel calibrate: measure which steps of a model may be skipped, for a budget in dB."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .paired_drawing import Task
 from .request import Request, parse_size
 
 if TYPE_CHECKING:
+    from ..passes.calibration import Calibration, Table
     from ..passes.step_cache import StepCache
-    from ..passes.step_cache_calibration import Calibration
     from .terminal import Terminal
 
 _COUNT = 4
@@ -36,12 +36,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--depth", type=int, default=1, metavar="N", help="step_cache's depth (1)")
     add("--first", type=int, default=0, metavar="N", help="step_cache's first (0)")
     add("--last", type=int, default=1, metavar="N", help="step_cache's last (1)")
+    add("--guidance-only", action="store_true", help="add what guidance's budget needs to a file")
     add("-o", "--output", type=Path, metavar="FILE", help="where to keep it (the user's cache)")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Draw in full and with schedules of full steps, and keep how far apart they are."""
-    from ..passes.step_cache_calibration import default_path
+    from ..passes.calibration import default_path
     from ..planning.calibrate_steps import calibrate
 
     if options.batch is not None and options.batch < 1:
@@ -54,8 +55,15 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     request = replace(request, defaults=models.call_defaults(options.model))
     task = Task(tuple(chosen), request, options.batch)
     task.check(pipe)
+    if options.guidance_only:
+        _check_there(pipe, settings, options.output)
     with terminal.step(f"calibrating with {len(chosen)} prompts", spinner=False):
-        measured = calibrate(pipe, lambda name: task.draw(pipe, name), settings)
+        measured = calibrate(
+            pipe,
+            lambda name: task.draw(pipe, name),
+            settings,
+            guidance_alone=options.guidance_only,
+        )
     path = options.output or default_path(measured.identity)
     kept = _keep(measured, path)
     unit = "clips" if frames_argument(pipe) else "pictures"
@@ -85,15 +93,29 @@ def _request(options: argparse.Namespace, chosen: list[str]) -> Request:
     )
 
 
+def _check_there(pipe: Any, settings: StepCache, output: Path | None) -> None:
+    """Raise `InputError` where there is no file that what is on guidance can be added to."""
+    from ..passes.budget import calibration_files
+    from ..passes.calibration import Calibration
+    from ..target import Target
+
+    file = None if output is None else str(output)
+    for path, identity in calibration_files(Target.of(pipe), settings.cut, file):
+        try:
+            Calibration.read(path, identity)
+        except ValueError as error:
+            raise InputError(f"{error}, and without --guidance-only.") from error
+
+
 def _keep(measured: Calibration, path: Path) -> Calibration:
     """Write what was measured beside what the file has of the same model for other steps."""
-    from ..passes.step_cache_calibration import Calibration
+    from ..passes.calibration import Calibration
 
     try:
         before = Calibration.read(path, measured.identity)
     except ValueError:
         before = measured
-    merged = before.with_table(measured.tables[0])
+    merged = before.under(measured)
     try:
         merged.write(path)
     except OSError as error:
@@ -104,13 +126,20 @@ def _keep(measured: Calibration, path: Path) -> Calibration:
 
 
 def _sentences(measured: Calibration, unit: str) -> list[str]:
-    (table,) = measured.tables
-    lines = [f"{table.steps} steps at guidance {table.guidance}, {table.prompts} {unit}:"]
+    lines = []
+    for table in (*measured.tables, *measured.guidance):
+        lines.append(f"{table.steps} steps at guidance {table.guidance}, {table.prompts} {unit}:")
+        lines += _of_rows(table)
+    return lines
+
+
+def _of_rows(table: Table) -> list[str]:
+    lines = []
     for row in table.rows:
         latents = "" if row.latents is None else f", latents {row.latents:.4f} apart"
         lines.append(
-            f"  {len(row.full):3} full, skip {row.skip}, forecast {row.forecast}: "
-            f"PSNR {row.psnr:.1f} dB{latents}"
+            f"  {len(row.full):3} full, skip {row.skip}, forecast {row.forecast} in "
+            f"{row.variable}: PSNR {row.psnr:.1f} dB{latents}"
         )
     return lines
 

@@ -13,7 +13,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .generation_choice import GenerationChoice
 from .step_cache_history import History
+from .step_cache_schedule import Choice, Chooses, Schedule
 from .step_cache_state import arguments_of, condition_of, signature_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
     from ..clock import Clock
     from ..report import PassRecord
+    from .step_cache_state import Recorder
+
+GUIDED = "_sdaccel_guidance"
+"""Under this name a denoiser has its branches."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,9 @@ class GuidedSteps:
     """In which of a generation's steps both branches are computed.
 
     All from the share `start` of them to the share `stop`, and each `every`-th after that (None:
-    none). Before `start` there is no guidance, after `stop` only where `hold` keeps the difference.
-    In fewer than `fewest` steps all are guided.
+    none). Before `start` there is no guidance, after `stop` only where `hold` keeps the difference,
+    of which `order` and `variable` say how it goes on. In fewer than `fewest` steps all are guided.
+    With the list `steps` both are computed there, at the ends and beyond the list's last.
     """
 
     start: float
@@ -37,31 +44,35 @@ class GuidedSteps:
     every: int | None
     hold: bool
     fewest: int
+    order: int = 0
+    variable: str = "step"
+    steps: tuple[int, ...] | None = None
 
-    def both(self, step: int, total: int) -> bool:
-        """Whether both branches are computed at a step."""
+    def choose(self, total: int) -> Choice:
+        """The steps of a generation of `total` steps that compute both branches."""
         if total < self.fewest:
-            return True
-        stop = round(self.stop * total)
-        if step < stop:
-            return step >= round(self.start * total)
-        return self.every is not None and (step - stop) % self.every == self.every - 1
-
-    def guided(self, step: int, total: int) -> bool:
-        """Whether a step at which one branch is computed is guided by the difference kept."""
-        return self.hold and step >= round(self.stop * total)
+            return Choice.everything(total)
+        if self.steps is not None:
+            listed = Schedule(1, self.steps, order=self.order, variable=self.variable)
+            return listed.choose(total)
+        first, stop = round(self.start * total), round(self.stop * total)
+        both = set(range(first, stop))
+        if self.every is not None:
+            both |= set(range(stop + self.every - 1, total, self.every))
+        unguided = set(range(first if self.hold else total)) - both
+        return Choice(
+            frozenset(both), self.order, variable=self.variable, unguided=frozenset(unguided)
+        )
 
 
 class Branches:
     """The difference between the branches, and what the running call does about it."""
 
-    def __init__(
-        self, name: str, clock: Clock, steps: GuidedSteps, order: int, record: PassRecord
-    ) -> None:
+    def __init__(self, name: str, clock: Clock, steps: Chooses, record: PassRecord) -> None:
         self.name = name
+        self.recorder: Recorder | None = None
+        self.choice = GenerationChoice(name, clock, steps, record)
         self._clock = clock
-        self._steps = steps
-        self._order = order
         self._record = record
         self.reset()
 
@@ -69,11 +80,12 @@ class Branches:
         """A copied denoiser is driven by no clock: it computes both branches."""
         from ..clock import Clock
 
-        return Branches(self.name, Clock(), self._steps, self._order, self._record)
+        return Branches(self.name, Clock(), self.choice.schedule, self._record)
 
     def reset(self) -> None:
         """Forget everything: a generation begins, or the pipe's call is over."""
-        self._difference = History(self._order)
+        self.choice.reset()
+        self._difference: History | None = None
         self._known: tuple[Hashable, Any] | None = None
 
     def single(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | None:
@@ -92,22 +104,31 @@ class Branches:
         if self._known[0] != asked[0] or self._known[1] is not asked[1]:
             self._record.ran[f"{self.name} both branches for a new text or size"] += 1
             return None
-        if clock.step >= total or self._steps.both(clock.step, total):
+        choice = self.choice.of(total)
+        if clock.step >= total or clock.step in choice.full:
             return False
-        return bool(self._difference) or not self._steps.guided(clock.step, total)
+        return self._difference is not None or clock.step in choice.unguided
 
     def keep(self, unconditional: Any, conditional: Any) -> None:
         """Both branches were computed."""
         self._record.ran[f"{self.name} both branches"] += 1
-        self._difference.keep(self._clock.step, unconditional - conditional)
+        clock, total = self._clock, self._clock.total_steps
+        if total is None:
+            return
+        difference = unconditional - conditional
+        if self.recorder is not None:
+            self.recorder("difference", clock.step, difference)
+        if self._difference is None:
+            self._difference = History(self.choice.of(total).order)
+        self._difference.keep(self.choice.point(clock.step, total), difference)
 
     def predict(self, conditional: Any) -> Any:
         """The unconditional branch of this step; without guidance the conditional one itself."""
         self._record.ran[f"{self.name} one branch"] += 1
-        total = self._clock.total_steps
-        if total is None or not self._steps.guided(self._clock.step, total):
+        step, total = self._clock.step, self._clock.total_steps
+        if total is None or self._difference is None or step in self.choice.of(total).unguided:
             return conditional
-        return conditional + self._difference.predict(self._clock.step)
+        return conditional + self._difference.predict(self.choice.point(step, total))
 
 
 class OneCall:

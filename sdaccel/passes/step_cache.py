@@ -9,16 +9,15 @@ sequences of work.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .base import Effect, Pass
+from .budget import Calibrated, calibration_files, calibration_for, check_budget
 from .compiled_region import Region
-from .step_cache_budget import Calibrated, find_calibration
-from .step_cache_calibration import Calibration, default_path, identity_of
+from .sampler_times import Variable, check_variable
 from .step_cache_paths import CACHE, TwoPaths
 from .step_cache_schedule import Chooses, Schedule, step_list, whole_number
 from .step_cache_state import FeatureCache
@@ -51,6 +50,9 @@ class StepCache(Pass):
             schedule of `interval`, which keeps no budget; the report says so.
         forecast: how what is skipped follows from the full steps before: 0 repeats the last one,
             1 and 2 extrapolate from the last two or three.
+        variable: what the forecasts are polynomials in: the number of the "step", or the sampler's
+            own time, "sigma" (which DDIM, Euler and flow matching integrate over) or "log_snr"
+            (DPM-Solvers, UniPC). A budget takes what did best when it was calibrated.
     For tinkering:
         depth: how many layers of a UNet run on a shallow step, counted from its output.
         first, last: how many of a transformer's blocks do at either end. Of shapes-dit's 10 blocks
@@ -65,6 +67,7 @@ class StepCache(Pass):
     budget: float | None = None
     otherwise: Literal["refuse", "interval"] = "refuse"
     forecast: int = 1
+    variable: Variable = "step"
     depth: int = 1
     first: int = 0
     last: int = 1
@@ -84,11 +87,14 @@ class StepCache(Pass):
             raise ValueError(f"forecast is 0, 1 or 2, not {self.forecast!r}")
         if self.skip not in ("deep", "whole"):
             raise ValueError(f"skip is 'deep' or 'whole', not {self.skip!r}")
+        check_variable(self.variable)
         if self.otherwise not in ("refuse", "interval"):
             raise ValueError(f"otherwise is 'refuse' or 'interval', not {self.otherwise!r}")
         object.__setattr__(self, "steps", step_list(self.steps))
         if self.budget is not None:
-            _check_budget(self.budget, self.steps)
+            check_budget(self.budget)
+            if self.steps is not None:
+                raise ValueError("give either budget or steps: each chooses the full steps")
 
     @property
     def cut(self) -> dict[str, int]:
@@ -120,37 +126,22 @@ class StepCache(Pass):
         if whole and order and adds_noise(getattr(target.pipe, "scheduler", None)):
             record.note(f"{component.name}: forecast is 0, for the sampler adds noise at each step")
             order = 0
-        fixed = Schedule(self.interval, steps, self.fewest_steps, order, whole)
+        fixed = Schedule(self.interval, steps, self.fewest_steps, order, whole, self.variable)
         if self.budget is None:
             return fixed, ""
         otherwise = fixed if self.otherwise == "interval" else None
         try:
-            found = self._calibration(target, component.module)
+            found = calibration_for(target.pipe, component.module, self.cut, self.calibration)
         except ValueError as error:
             if otherwise is not None:
                 record.note(f"{component.name}: no budget is kept, {error}")
             return otherwise, str(error)
-        best = max(table.best for table in found.tables)
-        if self.budget > best:
-            return None, f"a budget of {self.budget} dB is more than was measured ({best:.1f} dB)"
-        return Calibrated(target.pipe, found, float(self.budget), otherwise), ""
-
-    def _calibration(self, target: Target, model: Any) -> Calibration:
-        """What was measured for a model; `ValueError` with a sentence where nothing was."""
-        scheduler = getattr(target.pipe, "scheduler", None)
-        if scheduler is None:
-            raise ValueError("a budget needs a pipe with one scheduler")
-        return find_calibration(identity_of(model, scheduler, self.cut), self.calibration)
+        chosen = Calibrated(target.pipe, found, float(self.budget), otherwise)
+        return (None, chosen.beyond) if chosen.beyond else (chosen, "")
 
     def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
         """The files of calibrations for a pipe, whether they are there or not, and identities."""
-        scheduler = getattr(target.pipe, "scheduler", None)
-        if scheduler is None:
-            return []
-        models = [each.module for each in target.denoisers if hasattr(each.module, "config")]
-        identities = [identity_of(model, scheduler, self.cut) for model in models]
-        own = Path(self.calibration) if self.calibration else None
-        return [(own or default_path(each), each) for each in identities]
+        return calibration_files(target, self.cut, self.calibration)
 
     def _obstacle(self, component: Component, model: Any, target: Target) -> str | None:
         """Why nothing can be skipped in a denoiser, in half a sentence, or None."""
@@ -195,15 +186,6 @@ class StepCache(Pass):
         return skip_in_transformer(model, self.first, self.last, cache, patch)
 
 
-def _check_budget(budget: Any, steps: Any) -> None:
-    """Raise `ValueError` for what is no budget, and where full steps are given besides."""
-    number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
-    if not number or not 0 < budget < math.inf:
-        raise ValueError(f"budget is a PSNR in dB above 0, such as 34.0, not {budget!r}")
-    if steps is not None:
-        raise ValueError("give either budget or steps: each chooses the full steps")
-
-
 def _watch(cache: FeatureCache, component: Component, target: Target, patch: Patch) -> None:
     """Tell a cache of its denoiser's calls, and of a generation's beginning and end."""
     entry, clock = component.entry, target.clock
@@ -212,9 +194,13 @@ def _watch(cache: FeatureCache, component: Component, target: Target, patch: Pat
     before = entry.register_forward_pre_hook(cache.begin, with_kwargs=True, prepend=True)
     patch.add_handle(before)
     patch.add_handle(entry.register_forward_hook(lambda *_: cache.end()))
-    for listeners in (clock.listeners, clock.end_listeners):
-        patch.on_undo(_remover(listeners, cache.reset))
-        listeners.append(cache.reset)
+    for listeners, listener in (
+        (clock.listeners, cache.reset),
+        (clock.listeners, cache.choice.times.read),
+        (clock.end_listeners, cache.reset),
+    ):
+        patch.on_undo(_remover(listeners, listener))
+        listeners.append(listener)
 
 
 def _remover(listeners: list[Any], listener: Any) -> Any:

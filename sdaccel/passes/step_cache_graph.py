@@ -54,7 +54,9 @@ class StepCachePart:
         outlines = dict(call.stream.outlines) if call.shallow else {}
         stream = replace(call.stream, histories={}, outlines=outlines)
         given = dict(zip(self._names, tensors, strict=True))
-        recorded = RecordedCall(call.step, stream, call.shallow, call.order, given=given)
+        recorded = RecordedCall(
+            *(call.step, call.point, stream, call.shallow, call.order), given=given
+        )
         with self._cache.instead(recorded):
             yield left
         left.tensors = list(recorded.kept.values())

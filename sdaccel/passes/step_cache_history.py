@@ -1,8 +1,9 @@
 """What a tensor was at the newest full steps, and what it may be at another one.
 
-Through `order` + 1 values goes a polynomial in the step's number (Newton's finite differences; of
-the order 1 and 2 these are TaylorSeer's forecasts, Liu et al. 2025), evaluated by Neville's scheme:
-one `lerp` for order 1, three for order 2, and the weights are plain numbers of the host's.
+Through `order` + 1 values goes a polynomial (Newton's divided differences) in the step's number,
+where order 1 and 2 are TaylorSeer's forecasts (Liu et al. 2025), or in the sampler's own time,
+whose steps are unequal. It is evaluated by Neville's scheme: one `lerp` for order 1, three for
+order 2, and the weights are plain numbers of the host's.
 """
 
 from __future__ import annotations

@@ -12,13 +12,19 @@ class Choice:
     """The full steps of one generation and the order of the forecasts in between.
 
     With `whole` nothing of the denoiser runs there. `reason` is a sentence on why nothing is
-    skipped, where that needs one.
+    skipped, where that needs one. Forecasts are polynomials in `variable` (see `sampler_times`).
+    Of a guided generation the full steps compute both branches; `unguided` ones the conditional
+    branch alone, without guidance. What was `measured` goes with forecasts from full steps of its
+    own: a call that comes up amid a generation is computed until it has as many as they need.
     """
 
     full: frozenset[int]
     order: int = 0
     reason: str | None = None
     whole: bool = False
+    variable: str = "step"
+    unguided: frozenset[int] = frozenset()
+    measured: bool = False
 
     @classmethod
     def everything(cls, total: int, reason: str | None = None) -> Choice:
@@ -49,6 +55,7 @@ class Schedule:
     fewest: int = 0
     order: int = 0
     whole: bool = False
+    variable: str = "step"
 
     def choose(self, total: int) -> Choice:
         """The full steps of a generation of `total` steps."""
@@ -62,7 +69,7 @@ class Schedule:
             chosen = (*self.steps, *range(beyond, total))
         ends = (0, total - 1)
         full = frozenset((*ends, *(s for s in chosen if s < total)))
-        return Choice(full, self.order, whole=self.whole)
+        return Choice(full, self.order, whole=self.whole, variable=self.variable)
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

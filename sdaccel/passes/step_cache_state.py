@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .generation_choice import GenerationChoice
 from .step_cache_history import History
 from .streams import Stream, Streams
 
@@ -36,33 +37,45 @@ class CachedStream(Stream):
     """What is kept for one call of each step, such as the conditional one.
 
     `histories` holds a tensor's values for each key, and `outlines` is for those who skip: what
-    their results look like.
+    their results look like. `late` is one that came up amid a generation, `fulls` counts the full
+    steps of the schedule.
     """
 
     histories: dict[Hashable, History] = field(default_factory=dict)
     outlines: dict[Hashable, Any] = field(default_factory=dict)
+    late: bool = False
+    fulls: int = 0
+
+    def lacks(self, choice: Choice) -> bool:
+        """Whether a forecast would have other full steps behind it than those measured."""
+        return choice.measured and self.late and 0 < choice.order >= self.fulls
 
 
 @dataclass
 class Call:
     """One forward of the denoiser; `scratch` is for those who skip, for this call alone.
 
-    With `whole` a shallow one runs nothing of the denoiser.
+    With `whole` a shallow one runs nothing of the denoiser. `point` is where the step lies in the
+    variable that forecasts go by. One that `passes` keeps nothing.
     """
 
     step: int
+    point: float
     stream: CachedStream
     shallow: bool
     order: int
     recorder: Recorder | None = None
     scratch: dict[Hashable, Any] = field(default_factory=dict)
     whole: bool = False
+    passes: bool = False
 
     def keep(self, key: Hashable, value: Any) -> None:
         """Keep the value that a tensor has at this full step."""
+        if self.passes:
+            return
         if self.recorder is not None:
             self.recorder((id(self.stream), key), self.step, value)
-        self.stream.histories.setdefault(key, History(self.order)).keep(self.step, value)
+        self.stream.histories.setdefault(key, History(self.order)).keep(self.point, value)
 
     def has(self, key: Hashable) -> bool:
         """Whether a value was kept at an earlier step."""
@@ -71,7 +84,7 @@ class Call:
     def predict(self, key: Hashable) -> Any:
         """The value that a tensor may have at this step, computed once a call."""
         if key not in self.scratch:
-            self.scratch[key] = self.stream.histories[key].predict(self.step)
+            self.scratch[key] = self.stream.histories[key].predict(self.point)
         return self.scratch[key]
 
 
@@ -85,11 +98,10 @@ class FeatureCache:
         self.name = name
         self.recorder: Recorder | None = None
         self.path: Path | None = None
+        self.choice = GenerationChoice(name, clock, schedule, record)
         self._clock = clock
-        self._schedule = schedule
         self._given_up = False
         self._record = record
-        self._choice: tuple[int, Choice] | None = None
         self._streams = Streams(CachedStream)
         self._asked: tuple[Hashable, Any] | None = None
         self._call: Call | None = None
@@ -99,7 +111,7 @@ class FeatureCache:
         """A copied denoiser starts with nothing, and is driven by no clock: it computes fully."""
         from ..clock import Clock
 
-        return FeatureCache(self.name, Clock(), self._schedule, self._record)
+        return FeatureCache(self.name, Clock(), self.choice.schedule, self._record)
 
     def begin(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The denoiser is called: its forward pre-hook."""
@@ -128,7 +140,8 @@ class FeatureCache:
     def reset(self) -> None:
         """Forget everything: a generation begins, or the pipe's call is over."""
         self._streams.clear()
-        self._call = self._asked = self._choice = None
+        self.choice.reset()
+        self._call = self._asked = None
 
     @property
     def call(self) -> Call | None:
@@ -180,22 +193,21 @@ class FeatureCache:
         if getattr(self._host, "_cache_config", None) is not None:
             self._record.note(f"{self.name}: nothing is skipped while diffusers' own cache is on")
             return None
-        choice = self._chosen(total)
+        choice = self.choice.of(total)
         self._streams.arrive(clock.generation, clock.step)
         stream, known = self._streams.of(signature, condition)
         full = self._given_up or clock.step in choice.full or clock.step >= total
-        if not (known or full):
+        stream.late |= not known and clock.step > 0
+        stream.fulls += full
+        passes = not full and stream.lacks(choice)
+        shallow, point = known and not (full or passes), self.choice.point(clock.step, total)
+        if not (full or shallow):
             self._record.ran[f"{self.name} full for a new text or size"] += 1
-        shallow = known and not full
-        return Call(clock.step, stream, shallow, choice.order, self.recorder, whole=choice.whole)
-
-    def _chosen(self, total: int) -> Choice:
-        """The choice for this generation, made when it begins."""
-        if self._choice is None or self._choice[0] != total:
-            self._choice = total, self._schedule.choose(total)
-            if reason := self._choice[1].reason:
-                self._record.note(f"{self.name}: {reason}")
-        return self._choice[1]
+        return Call(
+            *(clock.step, point, stream, shallow, choice.order, self.recorder),
+            whole=choice.whole,
+            passes=passes,
+        )
 
 
 def signature_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:

@@ -1,35 +1,40 @@
-"""Calibration of step_cache: which steps to compute in full, and how far its pictures then are.
+"""Calibration: which steps to compute in full, or in both branches, and how far pictures are then.
 
-A few generations are made in full, and the inner products of what would be skipped are recorded.
-From them follow the best schedules and forecasts (see `step_schedules`); each is then drawn with,
-and the distance to the full pictures measured, of clips over all frames: what a budget promises has
-been seen.
+A few generations are made in full, and the inner products of what would be skipped are recorded: of
+features, and of the difference between guidance's branches. From them follow the best schedules and
+forecasts (see `step_schedules`); each is then drawn with, and the distance to the full pictures
+measured, of clips over all frames: what a budget promises has been seen.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..accelerate import accelerated, report
 from ..errors import PassError
+from ..passes.budget import guidance_scale_of
+from ..passes.calibration import Calibration, Row, Table, identity_of
+from ..passes.guidance_state import GUIDED
 from ..passes.step_cache import StepCache
-from ..passes.step_cache_budget import guidance_of
-from ..passes.step_cache_calibration import Calibration, Row, Table, identity_of
 from ..passes.step_cache_paths import CACHE
 from ..passes.step_cache_schedule import Schedule
 from ..quality.latents import latent_distance
 from ..quality.pictures import psnr
 from .forward_seconds import ForwardSeconds
-from .step_schedules import Matrix, best_schedules
+from .guided_steps import ONE_BRANCH, guided_schedules
+from .guided_steps import SHARES as GUIDED_SHARES
+from .step_schedules import Matrix, Points, best_of_orders
 from .whole_steps import SHARES as WHOLE_SHARES
 from .whole_steps import measure_whole
 
 if TYPE_CHECKING:
     import torch
 
+    from ..passes.sampler_times import SamplerTimes
     from ..quality.metrics import Drawing
 
 Draw = Callable[[str], list["Drawing"]]
@@ -50,26 +55,64 @@ def calibrate(
     settings: StepCache | None = None,
     shares: Sequence[float] = SHARES,
     whole_shares: Sequence[float] = WHOLE_SHARES,
+    guided_shares: Sequence[float] = GUIDED_SHARES,
+    guidance_alone: bool = False,
 ) -> Calibration:
     """Measure schedules of full steps for what `draw` makes with `pipe`, which has no acceleration.
 
     Of `settings`, the pass, `depth`, `first` and `last` hold. The shares are those of full steps
-    beside which the deep part of the denoiser is left out, and beside which all of it is. Raises
-    `PassError` where the pass refuses, and where the denoiser does not run at every step.
+    beside which the deep part of the denoiser is left out, beside which all of it is, and beside
+    which one branch of guidance is. With `guidance_alone` there are no tables of step_cache's.
+    Raises `PassError` where the pass refuses, and where the denoiser does not run at every step.
     """
     settings = settings or StepCache()
-    model, full, products = _record(pipe, draw, settings)
-    guidance, steps = guidance_of(pipe), len(products)
-    trial = Trial(pipe, draw, settings, full)
-    tried = _schedules(products, shares)
-    rows = [trial.measure(*each) for each in tried]
-    rows += measure_whole(trial.measure, steps, [each for each, _ in tried], whole_shares)
-    finite = tuple(row for row in rows if math.isfinite(row.psnr))
+    found = _record(pipe, draw, settings)
+    trial = Trial(pipe, draw, settings, found.full)
+    identity = identity_of(found.model, pipe.scheduler, settings.cut)
+    guided = _guided_tables(pipe, found, trial, guided_shares)
+    if guidance_alone:
+        if not guided:
+            raise PassError("Guidance can't be calibrated: this pipe computes no second branch.")
+        return Calibration(identity, (), guided)
+    table = _table(pipe, found, trial, shares, whole_shares)
+    return Calibration(identity, (table,), guided)
+
+
+def _table(
+    pipe: Any,
+    found: Recorded,
+    trial: Trial,
+    shares: Sequence[float],
+    whole_shares: Sequence[float],
+) -> Table:
+    """step_cache's rows; raises `PassError` where there are none."""
+    products, points = found.products, found.points
+    tried = _schedules(products, shares, points)
+    rows = [trial.measure(steps, order, "deep", variable) for steps, order, variable in tried]
+    for_features = [each for each, *_ in tried]
+    rows += measure_whole(trial.measure, len(products), for_features, whole_shares, tuple(points))
+    finite = _finite(rows)
     if not finite:
         raise PassError("No schedule was measured: draw with more steps, at least 3.")
-    identity = identity_of(model, pipe.scheduler, settings.cut)
-    table = Table(steps, guidance, len(full), finite, round(trial.seconds.shallow, 3))
-    return Calibration(identity, (table,))
+    shallow = round(trial.seconds.shallow, 3)
+    return Table(len(products), guidance_scale_of(pipe), len(found.full), finite, shallow)
+
+
+def _guided_tables(
+    pipe: Any, found: Recorded, trial: Trial, shares: Sequence[float]
+) -> tuple[Table, ...]:
+    """Guidance's rows in a table; none where the second branch is not computed at every step."""
+    steps = len(found.products)
+    if len(found.differences) != steps:
+        return ()
+    tried = guided_schedules(found.differences, shares, found.points)
+    rows = _finite([trial.measure_guided(*each) for each in tried])
+    table = Table(steps, guidance_scale_of(pipe), len(found.full), rows, ONE_BRANCH)
+    return (table,) if rows else ()
+
+
+def _finite(rows: Sequence[Row]) -> tuple[Row, ...]:
+    return tuple(row for row in rows if math.isfinite(row.psnr))
 
 
 class Products:
@@ -112,13 +155,25 @@ class Products:
         self._sum = products if self._sum is None else self._sum + products
 
 
-def _record(
-    pipe: Any, draw: Draw, settings: StepCache
-) -> tuple[Any, list[Drawing], list[list[float]]]:
-    """The denoiser, the full drawings, and the inner products of what would have been skipped."""
+@dataclass(frozen=True)
+class Recorded:
+    """The denoiser, the full drawings, and the inner products of what would have been skipped.
+
+    `differences` are those of the branches' difference, empty where there is none; `points` is
+    where the steps lie, by each variable that is worth a trial.
+    """
+
+    model: Any
+    full: list[Drawing]
+    products: Matrix
+    differences: Matrix
+    points: Points
+
+
+def _record(pipe: Any, draw: Draw, settings: StepCache) -> Recorded:
     every = {**settings.cut, "interval": 1, "fewest_steps": 1}
-    products = Products()
-    with accelerated(pipe, "none", step_cache=every):
+    products, differences = Products(), Products()
+    with accelerated(pipe, "none", step_cache=every, guidance={"stop": 1.0}):
         refused = report(pipe)["step_cache"].refused
         caches = list(_caches(pipe))
         if len(caches) != 1:
@@ -126,8 +181,25 @@ def _record(
             raise PassError(f"step_cache can't be calibrated for this pipe: {reason}.")
         model, cache = caches[0]
         cache.recorder = products.note
+        branches = model.__dict__.get(GUIDED)
+        if branches is not None:
+            branches.recorder = differences.note
         full = draw("every step full")
-    return model, full, products.matrix()
+    matrix = products.matrix()
+    points = _points(cache.choice.times, len(matrix))
+    return Recorded(model, full, matrix, _matrix_of(differences), points)
+
+
+def _matrix_of(differences: Products) -> Matrix:
+    """The products, or nothing where the second branch is not computed at every step."""
+    try:
+        return differences.matrix()
+    except PassError:
+        return []
+
+
+def _points(times: SamplerTimes, total: int) -> Points:
+    return {each: times.points(total, each) or [] for each in times.variables(total)}
 
 
 def _caches(pipe: Any) -> Iterator[tuple[Any, Any]]:
@@ -137,19 +209,16 @@ def _caches(pipe: Any) -> Iterator[tuple[Any, Any]]:
             yield part, cache
 
 
-def _schedules(products: Matrix, shares: Sequence[float]) -> list[tuple[tuple[int, ...], int]]:
-    """For each share of full steps the best schedule of all orders, and its order; intervals."""
+def _schedules(
+    products: Matrix, shares: Sequence[float], points: Points
+) -> list[tuple[tuple[int, ...], int, str]]:
+    """For each share of full steps the best schedule, its order and variable; and intervals."""
     total = len(products)
-    by_order = {order: best_schedules(products, order) for order in (0, 1, 2)}
-    counts = sorted({min(total - 1, max(2, round(share * total))) for share in shares})
-    chosen = []
-    for count in counts if total > 2 else []:
-        order = min(by_order, key=lambda each: by_order[each][count][1])
-        chosen.append((by_order[order][count][0], order))
+    chosen = best_of_orders(products, shares, points)
     for interval in INTERVALS:
         steps = tuple(sorted(Schedule(interval).choose(total).full))
-        if len(steps) < total and (steps, 1) not in chosen:
-            chosen.append((steps, 1))
+        if len(steps) < total and (steps, 1, "step") not in chosen:
+            chosen.append((steps, 1, "step"))
     return chosen
 
 
@@ -160,15 +229,30 @@ class Trial:
         self.seconds = ForwardSeconds()
         self._pipe, self._draw, self._settings, self._full = pipe, draw, settings, full
 
-    def measure(self, steps: tuple[int, ...], order: int, skip: str = "deep") -> Row:
+    def measure(
+        self, steps: tuple[int, ...], order: int, skip: str = "deep", variable: str = "step"
+    ) -> Row:
         """Draw with a schedule, and compare with the full pictures."""
         options = {"steps": steps, "forecast": order, "fewest_steps": 1, "skip": skip}
+        options["variable"] = variable
         with accelerated(self._pipe, "none", step_cache={**self._settings.cut, **options}):
             drawn = self._drawn(f"{len(steps)} full steps, skip {skip}", skip)
+        return self._row(drawn, steps, order, skip, variable)
+
+    def measure_guided(self, steps: tuple[int, ...], order: int, variable: str) -> Row:
+        """Draw with both branches at some steps, and compare with the full pictures."""
+        options = {"steps": steps, "forecast": order, "variable": variable, "fewest_steps": 1}
+        with accelerated(self._pipe, "none", guidance=options):
+            drawn = self._draw(f"{len(steps)} steps with both branches")
+        return self._row(drawn, steps, order, "branch", variable)
+
+    def _row(
+        self, drawn: list[Drawing], steps: tuple[int, ...], order: int, skip: str, variable: str
+    ) -> Row:
         pairs = list(zip(self._full, drawn, strict=True))
         latents = [latent_distance(a.latents, b.latents) for a, b in pairs if a.latents is not None]
         decibels = fmean(min(_EQUAL, psnr(a.pixels, b.pixels)) for a, b in pairs)
-        return Row(steps, order, decibels, fmean(latents) if latents else None, skip)
+        return Row(steps, order, decibels, fmean(latents) if latents else None, skip, variable)
 
     def _drawn(self, name: str, skip: str) -> list[Drawing]:
         if skip == "whole":

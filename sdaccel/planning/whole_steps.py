@@ -3,7 +3,7 @@
 What an early error does to the picture depends on the model, and errors of neighbouring steps may
 cancel: how far outputs are from their forecasts says little. So the schedules that were tried for
 features are drawn with, and others of full steps at equal distances or closer at the start, all at
-the order that did best in a trial.
+the order, and in the variable, that did best in a trial.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..passes.step_cache_calibration import Row
+from ..passes.calibration import Row
 
 BENDS = (1.0, 1.8)
 """How much closer full steps are at the start than at the end; 1.0 is equal."""
@@ -23,9 +23,9 @@ _TRIAL = 3
 
 
 class Measure(Protocol):
-    """Draws with full steps at an order."""
+    """Draws with full steps, and forecasts of an order in a variable."""
 
-    def __call__(self, steps: tuple[int, ...], order: int, skip: str) -> Row: ...
+    def __call__(self, steps: tuple[int, ...], order: int, skip: str, variable: str) -> Row: ...
 
 
 def bent_steps(total: int, count: int, bend: float) -> tuple[int, ...]:
@@ -42,6 +42,7 @@ def measure_whole(
     total: int,
     for_features: Sequence[tuple[int, ...]] = (),
     shares: Sequence[float] = SHARES,
+    variables: Sequence[str] = ("step",),
 ) -> list[Row]:
     """The rows for shares of full steps, by what was best of the orders 0, 1 and 2."""
     counts = sorted({max(3, round(share * total)) for share in shares})
@@ -49,9 +50,10 @@ def measure_whole(
     if not counts:
         return []
     trial = bent_steps(total, max(3, 1 + round((total - 1) / _TRIAL)), 1.0)
-    trials = [measure(trial, order, "whole") for order in (0, 1, 2)]
-    order = max(trials, key=lambda row: row.psnr).forecast
+    kinds = [(0, "step"), *((order, each) for each in variables for order in (1, 2))]
+    trials = [measure(trial, order, "whole", variable) for order, variable in kinds]
+    best = max(trials, key=lambda row: row.psnr)
     bent = [bent_steps(total, count, bend) for count in counts for bend in BENDS]
     tried = [each for each in (*bent, *for_features) if counts[0] <= len(each) <= counts[-1]]
     others = [each for each in dict.fromkeys(tried) if each != trial]
-    return [*trials, *(measure(steps, order, "whole") for steps in others)]
+    return [*trials, *(measure(each, best.forecast, "whole", best.variable) for each in others)]

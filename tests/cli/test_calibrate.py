@@ -16,6 +16,7 @@ import sdaccel
 from sdaccel import shapes
 from sdaccel.cli import exits
 from sdaccel.errors import InputError
+from sdaccel.passes.calibration import Calibration
 from sdaccel.quality.pictures import psnr
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
@@ -50,6 +51,20 @@ def test_what_is_measured_is_kept_where_the_pass_finds_it(
     counts = sdaccel.report(pipe)["step_cache"].ran
     cost = counts["unet full"] + table["shallow"] * counts.get("unet shallow", 0)
     assert cost == pytest.approx(min(costs))
+    file = Path(found["file"])
+    Calibration(found["identity"], Calibration.read(file, found["identity"]).tables).write(file)
+    added = run(*words, "--json", "--steps", "8", "--guidance-only").json
+    assert added["tables"] == found["tables"]
+    assert [each["steps"] for each in added["guidance"]] == [8]
+
+
+def test_guidance_alone_is_added_to_what_there_is(
+    run: Any, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    outcome = run(*words, "--guidance-only", "-o", str(tmp_path / "none.json"))
+    assert outcome.code == exits.BAD_INPUT
+    assert "no calibration yet" in outcome.complaint
+    assert "without --guidance-only" in outcome.complaint
 
 
 def test_clips_are_calibrated_over_all_their_frames(
@@ -76,7 +91,10 @@ def test_clips_are_calibrated_over_all_their_frames(
         return pipe(["a cat", "a dog"], generator=generators, output_type="np", **call).frames
 
     stock = draw()
-    options = {"steps": row["full"], "forecast": row["forecast"], "skip": row["skip"]}
+    options = {
+        "steps": row["full"],
+        **{name: row[name] for name in ("forecast", "skip", "variable")},
+    }
     sdaccel.accelerate(pipe, "none", step_cache={**options, "fewest_steps": 1})
     apart = [psnr(*pair) for pair in zip(stock, draw(), strict=True)]
     assert row["psnr"] == pytest.approx(sum(apart) / 2, abs=1e-3)

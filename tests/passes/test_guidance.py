@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import diffusers
@@ -14,6 +15,7 @@ from caching import STEPS, apart, controlnet, draw, flux
 import sdaccel
 from sdaccel.errors import PassError, PlanError
 from sdaccel.passes.guidance_kind import Guidance, guidance_of
+from sdaccel.passes.step_cache_history import History
 
 CALM = 1e-5
 OPTIONS: dict[str, Any] = {"stop": 0.5, "every": 3, "fewest_steps": 1}
@@ -57,6 +59,34 @@ def test_half_of_a_batch_is_left_out_and_the_difference_kept(hold: bool) -> None
     assert apart(wanted, plain) > 10 * CALM
     assert sizes == [2 if step in BOTH else 1 for step in range(STEPS)]
     assert ran(pipe) == {"unet both branches": 8, "unet one branch": 4}
+
+
+@pytest.mark.parametrize(("order", "variable"), [(1, "step"), (2, "sigma")])
+def test_the_difference_is_extrapolated_in_the_variable_asked_for(
+    order: int, variable: str
+) -> None:
+    stock, kept, step, listed = tiny.stable_diffusion(), History(order), -1, (0, 1, 2, 5, 8, 11)
+    kept_of_data = stock.scheduler.alphas_cumprod
+
+    def by_hand(_: Any, args: Any, output: Any) -> Any:
+        nonlocal step
+        step += 1
+        share = float(kept_of_data[int(args[1])])
+        point = step if variable == "step" else -math.sqrt((1 - share) / share)
+        unconditional, conditional = output[0].chunk(2)
+        if step in listed:
+            kept.keep(point, unconditional - conditional)
+            return None
+        return (torch.cat([conditional + kept.predict(point), conditional]),)
+
+    plain = draw(stock)
+    stock.unet.register_forward_hook(by_hand)
+    wanted = draw(stock)
+    options = {"steps": listed, "forecast": order, "variable": variable}
+    pipe = sdaccel.accelerate(tiny.stable_diffusion(), "none", guidance=options)
+    assert apart(draw(pipe), wanted) < CALM
+    assert apart(wanted, plain) > 10 * CALM
+    assert ran(pipe) == {"unet both branches": 6, "unet one branch": 6}
 
 
 def test_the_second_of_two_calls_is_left_out() -> None:
@@ -188,7 +218,11 @@ def test_what_is_not_linear_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"start": 0.7, "stop": 0.6}, "start .* before stop"),
         ({"every": 1}, "every is a whole number of at least 2"),
         ({"hold": 1}, "hold is True or False"),
-        ({"forecast": 2}, "forecast is 0 or 1"),
+        ({"forecast": 3}, "forecast is 0, 1 or 2"),
+        ({"variable": "time"}, "variable is 'step', 'sigma' or 'log_snr'"),
+        ({"budget": -1.0}, "budget is a PSNR in dB above 0"),
+        ({"budget": 30.0, "steps": [0, 3]}, "give one of budget, steps"),
+        ({"budget": 30.0, "hold": False}, "give one of budget, steps"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], sentence: str) -> None:

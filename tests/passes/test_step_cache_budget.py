@@ -12,8 +12,8 @@ from caching import draw, ran
 
 import sdaccel
 from sdaccel import shapes
-from sdaccel.passes.step_cache_budget import SHIPPED, Calibrated
-from sdaccel.passes.step_cache_calibration import Calibration, Row, Table, named
+from sdaccel.passes.budget import SHIPPED, Calibrated
+from sdaccel.passes.calibration import Calibration, Row, Table, named
 from sdaccel.passes.step_cache_schedule import Schedule
 from sdaccel.plan import Plan
 
@@ -32,9 +32,11 @@ def refused(pipe: Any, **options: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_embedded_model_comes_calibrated_in_any_precision(name: str) -> None:
-    pipe = shapes.load(name)
+    pipe, options = shapes.load(name), {"budget": 30.0}
     for dtype in (torch.float32, torch.bfloat16):
-        assert refused(pipe.to(dtype), budget=30.0) == {}
+        sdaccel.accelerate(pipe.to(dtype), "none", step_cache=options, guidance=options)
+        for each in ("step_cache", "guidance"):
+            assert sdaccel.report(pipe)[each].refused == {}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -58,25 +59,36 @@ def test_a_skipped_step_takes_the_forecast_of_the_output(make: Any, order: int) 
     assert apart(found, plain) > 100 * CALM
 
 
-def quadratic(step: int) -> Any:
-    return torch.full((2, 4, 8, 8), 0.3 - 0.05 * step + 0.01 * step * step)
+def own_time(pipe: Any, variable: str, timestep: int) -> float:
+    """Where a timestep of DDIM's lies, scaled to about the number of its step."""
+    kept = float(pipe.scheduler.alphas_cumprod[timestep])
+    level = ((1 - kept) / kept) ** 0.5
+    return {"step": 12 - timestep / 83, "sigma": 12 - level, "log_snr": -math.log(level)}[variable]
 
 
-def error_of(order: int) -> float:
-    """How far forecasts are from a UNet's outputs that are quadratic in the step."""
-    pipe, steps, returned = tiny.stable_diffusion(), iter(range(STEPS)), list[Any]()
-    step = [0]
-    pipe.unet.forward = lambda *_, **__: (quadratic(step[0]),)
-    pipe.unet.register_forward_pre_hook(lambda *_: step.__setitem__(0, next(steps)))
+def error_of(order: int, variable: str, actual: str | None = None) -> float:
+    """How far forecasts are from a UNet's outputs that are quadratic in a variable."""
+    pipe, returned, wanted = tiny.stable_diffusion(), list[Any](), list[Any]()
+
+    def quadratic(timestep: Any) -> Any:
+        at = own_time(pipe, actual or variable, int(timestep))
+        return torch.full((2, 4, 8, 8), 0.3 - 0.05 * at + 0.01 * at * at)
+
+    pipe.unet.forward = lambda _, timestep, *__, **___: (quadratic(timestep),)
+    pipe.unet.register_forward_pre_hook(lambda _, args: wanted.append(quadratic(args[1])))
     pipe.unet.register_forward_hook(lambda *called: returned.append(called[-1][0]))
-    draw(cached(pipe, steps=[0, 1, 2, 5, 8, 11], forecast=order, skip="whole"))
+    options = {"steps": [0, 1, 2, 5, 8, 11], "forecast": order, "variable": variable}
+    draw(cached(pipe, skip="whole", **options))
     assert ran(pipe)["unet left out"] == 6
-    return max(apart(each, quadratic(at)) for at, each in enumerate(returned))
+    return max(map(apart, returned, wanted))
 
 
-def test_a_forecast_of_order_two_is_exact_for_an_output_that_is_quadratic() -> None:
-    assert error_of(2) < 1e-5
-    assert error_of(1) > 0.01
+@pytest.mark.parametrize("variable", ["step", "sigma", "log_snr"])
+def test_a_forecast_of_order_two_is_exact_for_an_output_that_is_quadratic(variable: str) -> None:
+    assert error_of(2, variable) < 2e-5
+    assert error_of(1, variable) > 0.01
+    other = "log_snr" if variable == "sigma" else "sigma"
+    assert error_of(2, variable, other) > 0.01
 
 
 @pytest.mark.parametrize(("make", "calls"), [(tiny.stable_diffusion, 1), (flux, 2)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdaccel.passes.step_cache_calibration import Row
+from sdaccel.passes.calibration import Row
 from sdaccel.planning.whole_steps import bent_steps, measure_whole
 
 
@@ -18,7 +18,7 @@ def test_bent_steps_go_from_the_first_to_the_last_and_are_closer_at_the_start() 
 def test_all_but_the_trial_are_measured_at_the_order_that_did_best(best: int) -> None:
     measured = []
 
-    def measure(steps: tuple[int, ...], order: int, skip: str) -> Row:
+    def measure(steps: tuple[int, ...], order: int, skip: str, variable: str) -> Row:
         measured.append((steps, order, skip))
         return Row(steps, order, 40.0 - abs(order - best), None, skip)
 

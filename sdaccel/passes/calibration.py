@@ -1,7 +1,8 @@
 """How far each schedule of full steps is from stock's pictures: measured once, kept on disk.
 
-One JSON file a model, by class, configuration and samples of its weights, scheduler, options of the
-pass and version of diffusers; in it a table for each number of steps and guidance scale.
+One JSON file a model, by class, configuration and samples of its weights, scheduler, options of
+step_cache and version of diffusers; in it a table for each number of steps and guidance scale, of
+step_cache's schedules and of those of guidance, to which the options are nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..kernels.native import cache_folder
 
@@ -23,6 +24,9 @@ _SAMPLES = 32
 _ROUNDED = 2**-7
 """Twice what rounding to bf16 changes at most, relative to the value."""
 _ADAPTER = "lora_"
+_VERSION = 2
+"""Of the file: 1 had no version in it, and nothing on guidance."""
+Part = Literal["tables", "guidance"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Row:
 
     `full` are the full steps, `forecast` the order in between, `psnr` of pictures, or of clips over
     all frames, in dB and `latents` the relative L2 distance of the final latents (None where the
-    pipe hands out none).
-    `skip` is what the other steps leave out: "deep" or "whole".
+    pipe hands out none). `skip` is what the other steps leave out: "deep", "whole" or "branch";
+    `variable` what the forecasts are polynomials in (see `sampler_times`).
     """
 
     full: tuple[int, ...]
@@ -40,13 +44,15 @@ class Row:
     psnr: float
     latents: float | None
     skip: str = "deep"
+    variable: str = "step"
 
 
 @dataclass(frozen=True)
 class Table:
     """The rows for generations of `steps` steps at a guidance scale, over `prompts` prompts.
 
-    `shallow` is what a step costs that leaves out the deep part, as a share of a full one.
+    `shallow` is what a step costs that leaves out the deep part, or a branch, as a share of a full
+    one.
     """
 
     steps: int
@@ -57,7 +63,7 @@ class Table:
 
     def cost(self, row: Row) -> float:
         """What a row's generation costs, in full steps; one left out as a whole is for free."""
-        skipped = self.steps - len(row.full) if row.skip == "deep" else 0
+        skipped = 0 if row.skip == "whole" else self.steps - len(row.full)
         return len(row.full) + skipped * self.shallow
 
     def cheapest(self, budget: float) -> Row | None:
@@ -73,23 +79,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The tables of one `identity`: model, weights, scheduler, options of the pass, version."""
+    """The tables of one `identity`: model, weights, scheduler, options of the pass, version.
+
+    `tables` are step_cache's, `guidance` those of guidance.
+    """
 
     identity: Mapping[str, Any]
     tables: tuple[Table, ...]
+    guidance: tuple[Table, ...] = ()
 
-    def with_table(self, table: Table) -> Calibration:
-        """This calibration with a table added, or in the place of the one for the same steps."""
-        same = (table.steps, table.guidance)
-        others = [each for each in self.tables if (each.steps, each.guidance) != same]
-        return Calibration(self.identity, (*others, table))
+    def under(self, other: Calibration) -> Calibration:
+        """This calibration with the tables of another, which count for more."""
+        tables = _replaced(self.tables, other.tables)
+        return Calibration(self.identity, tables, _replaced(self.guidance, other.guidance))
 
     def write(self, path: Path) -> None:
         """Write all or nothing; raises `OSError`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=1)
+            json.dump({"version": _VERSION, **asdict(self)}, file, indent=1)
         os.replace(name, path)
 
     @classmethod
@@ -113,23 +122,26 @@ class Calibration:
         """The calibration in a file's text, as `read` has it."""
         try:
             values = json.loads(text)
+            version = int(values.get("version", 1))
             tables = tuple(_table(each) for each in values["tables"])
+            guidance = tuple(_table(each) for each in values.get("guidance", ()))
             found = dict(values["identity"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the calibration {path} can't be read ({error}): {HOW}") from error
+        if version > _VERSION:
+            raise ValueError(f"the calibration {path} is of a newer sdaccel: {HOW}")
         wanted = {key: value for key, value in identity.items() if key not in but}
         other = [key for key in wanted if not _agree(found.get(key), wanted[key])]
         if other or not tables:
             what = ", ".join(other) or "number of steps"
             raise ValueError(f"the calibration {path} is of another {what}: {HOW}")
-        return cls(found, tables)
+        return cls(found, tables, guidance)
 
-    def under(self, other: Calibration) -> Calibration:
-        """This calibration with the tables of another, which count for more."""
-        found = self
-        for table in other.tables:
-            found = found.with_table(table)
-        return found
+    def part(self, part: Part, path: Path) -> Calibration:
+        """This calibration, where it has that part; `ValueError` with a sentence otherwise."""
+        if not getattr(self, part):
+            raise ValueError(f"the calibration {path} has nothing on {part}: {HOW}")
+        return self
 
 
 HOW = "make one with `sdaccel calibrate`"
@@ -202,6 +214,12 @@ def named(part: Any) -> str:
     config = {key: value for key, value in dict(part.config).items() if not key.startswith("_")}
     text = json.dumps(config, sort_keys=True, default=str)
     return f"{type(part).__name__} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _replaced(tables: tuple[Table, ...], newer: tuple[Table, ...]) -> tuple[Table, ...]:
+    """All of the newer tables, and those for other steps or guidance scales."""
+    known = {(each.steps, each.guidance) for each in newer}
+    return (*(each for each in tables if (each.steps, each.guidance) not in known), *newer)
 
 
 def _table(values: Mapping[str, Any]) -> Table:
