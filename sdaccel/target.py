@@ -54,7 +54,8 @@ class Component:
 class Target:
     """A pipeline, seen through what can be accelerated in it.
 
-    `compiled` collects the `id` of every module that a pass has handed to a compiler.
+    `compiled` collects the `id` of every module that a pass has handed to a compiler, `frozen` of
+    those whose weights are constants of the compiled code.
     """
 
     pipe: Any
@@ -62,6 +63,7 @@ class Target:
     schedulers: tuple[Any, ...]
     clock: Clock
     compiled: set[int] = field(default_factory=set)
+    frozen: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, pipe: object) -> Target:

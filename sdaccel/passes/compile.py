@@ -118,11 +118,13 @@ class Compile(Pass):
         for module in blocks or [entry]:
             region = Region(module, compiler)
             patch.set(module, "forward", region)
-            target.compiled.update(id(each) for each in module.modules())
+            parts = {id(each) for each in module.modules()}
+            target.compiled.update(parts)
+            target.frozen.update(parts if freeze else ())
         if freeze and not blocks:
             # Weak, since components that pipes share would keep each other alive.
-            parts = weakref.ref(region), weakref.ref(component.module)
-            idle.append(functools.partial(_park_idle, parking, *parts))
+            references = weakref.ref(region), weakref.ref(component.module)
+            idle.append(functools.partial(_park_idle, parking, *references))
         record.changed[f"{name} blocks" if blocks else f"{name} as a whole"] = len(blocks) or 1
 
 

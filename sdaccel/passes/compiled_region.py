@@ -89,8 +89,11 @@ class Variant:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         import torch
+        from torch.utils._python_dispatch import _get_current_dispatch_mode
 
         if torch.compiler.is_compiling() or self.dead:
+            return self.stock(*args, **kwargs)
+        if _get_current_dispatch_mode() is not None:  # it wants to see the operations
             return self.stock(*args, **kwargs)
         return self.region.run(self, args, kwargs)
 

@@ -7,6 +7,9 @@ are kept; what depends on the timestep is computed for the whole schedule in one
 from a table. It is found in any model, by what the outputs depend on. The products have other
 shapes than stock's, so they round differently in the last bit.
 
+Where blocks are compiled, or the model as a whole, what depends on the timestep enters the code as
+an input (see `hoist_compiled`); what is constant in there stays there.
+
 With `release` the weights that only tables are computed from wait in host memory: of FLUX.1-dev's
 23.8 GB in bf16 they are 6.5, of Qwen-Image's 40.9 13.6, of SD3.5-large's 16.1 5.4.
 """
@@ -68,11 +71,16 @@ class Hoist(Pass):
         if self.release and not gains_memory(target.device):
             record.note("release: the weights are in host memory already, there is nothing to gain")
         for component, model in target.each(record, "denoiser"):
-            if any(id(each) in target.compiled for each in model.modules()):
-                record.refuse(component.name, "compiled: leave compile out, or hoist")
+            parts = {id(each) for each in model.modules()}
+            if parts & target.frozen:
+                record.refuse(
+                    component.name, "its weights are compiled in: give compile freeze=False"
+                )
                 continue
+            compiled = frozenset(parts & target.compiled)
             hoisting = Hoisting(
-                component.name, model, target.clock, record, self.max_bytes, self.release
+                *(component.name, model, target.clock, record, self.max_bytes, self.release),
+                compiled,
             )
             with patch.scope(component.module):
                 _attach(hoisting, component, target, patch)

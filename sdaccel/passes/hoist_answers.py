@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from .hoist_inputs import Inputs, Sighting
@@ -16,6 +17,7 @@ from .hoist_table import Table, output_from
 if TYPE_CHECKING:
     import torch
 
+_STAND_IN = "_sdaccel_stand_in"
 _CONSTANT, _FROM_TABLES = "constant calls answered", "calls answered from tables"
 
 
@@ -63,35 +65,63 @@ class Kept:
 
 
 class StandIn:
-    """Stands where a module's `forward` is looked up; the calls that have an answer get it.
+    """Answers for a module; the calls that have an answer get it, the others run as before.
 
     `answers` are outputs by the call's index within a forward, `kinds` what such a call counts as,
-    and `keep` is handed the output of a constant call where there is no answer yet.
+    and `keep` is handed the output of a constant call where there is no answer yet. What it does
+    can be compiled: answers that are tensors enter a graph as inputs, and nothing is counted by the
+    way.
     """
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        keep: Callable[[StandIn, int, Any], None],
-        ran: Counter[str],
-    ) -> None:
+    def __init__(self, module: torch.nn.Module, keep: Callable[[StandIn, int, Any], None]) -> None:
         self.index = 0
         self.answers: dict[int, Any] = {}
         self.kinds: dict[int, str] = {}
         self.keep: Callable[[StandIn, int, Any], None] | None = keep
-        self.ran = ran
-        self._module = module
+        self.fresh: set[int] = set()
+        self._own = module.__dict__
+        self._before = self._own.get("forward")
+        self._instead = MethodType(_answered, module)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        index = self.index
-        self.index = index + 1
-        if index in self.answers:
-            self.ran[self.kinds[index]] += 1
-            return self.answers[index]
-        output = type(self._module).forward(self._module, *args, **kwargs)
-        if self.keep is not None and self.kinds.get(index) == _CONSTANT:
-            self.keep(self, index, output)
-        return output
+    def put_up(self) -> None:
+        """Stand where the module's `forward` is looked up, from its first call on."""
+        self.index = 0
+        self.fresh.clear()
+        self._own[_STAND_IN] = self
+        self._own["forward"] = self._instead
+
+    def take_down(self) -> None:
+        """Give the module the forward back that it had."""
+        self._own.pop(_STAND_IN, None)
+        if self._before is not None:
+            self._own["forward"] = self._before
+        else:
+            self._own.pop("forward", None)
+
+    def stock(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        """What the module puts out by itself."""
+        if self._before is not None:
+            return self._before(*args, **kwargs)
+        return type(module).forward(module, *args, **kwargs)
+
+    def answered(self) -> Iterator[str]:
+        """What each call that got an answer counts as, since it was put up."""
+        for index in range(self.index):
+            if index in self.answers and index not in self.fresh:
+                yield self.kinds[index]
+
+
+def _answered(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Stands in as a module's method: of an object of its own Dynamo would guard the identity."""
+    stand_in = module.__dict__[_STAND_IN]
+    index = stand_in.index
+    stand_in.index = index + 1
+    if index in stand_in.answers:
+        return stand_in.answers[index]
+    output = stand_in.stock(module, args, kwargs)
+    if stand_in.kinds.get(index) == _CONSTANT and stand_in.keep is not None:
+        stand_in.keep(stand_in, index, output)
+    return output
 
 
 class Cast:
@@ -123,14 +153,14 @@ class Cast:
         stand_ins: dict[torch.nn.Module, StandIn] = {}
         for each in plan.hoisted:
             if each.module not in stand_ins:
-                stand_ins[each.module] = StandIn(each.module, self._keep, ran)
+                stand_ins[each.module] = StandIn(each.module, self._keep)
             stand_in = stand_ins[each.module]
             stand_in.kinds[each.index] = _FROM_TABLES if each.tables else _CONSTANT
             if each.tables:
                 self._timed.append((stand_in, each.index, output_from(each, device)))
             else:
                 self._hoisted[stand_in, each.index] = each
-        self._places = [(module.__dict__, each) for module, each in stand_ins.items()]
+        self._stand_ins = list(stand_ins.values())
 
     def put_up(self, row: Mapping[int, torch.Tensor] | None) -> None:
         """Let the stand-ins answer from now on: constant calls, and where there is a row, timed."""
@@ -142,18 +172,19 @@ class Cast:
                 stand_in.answers[index] = output(row)
             else:
                 stand_in.answers.pop(index, None)
-        for own, stand_in in self._places:
-            stand_in.index = 0
-            own["forward"] = stand_in
+        for stand_in in self._stand_ins:
+            stand_in.put_up()
 
     def take_down(self) -> None:
-        """Give the modules their forwards back; none that has one of its own is hoisted."""
-        for own, _ in self._places:
-            own.pop("forward", None)
+        """Give the modules their forwards back."""
+        for stand_in in self._stand_ins:
+            stand_in.take_down()
 
     def finish(self) -> None:
-        """The forward is over, and what is constant is kept."""
+        """The forward is over: what is constant is kept, and what was answered counts."""
         self.complete = True
+        for stand_in in self._stand_ins:
+            self._ran.update(stand_in.answered())
 
     def constants(self) -> dict[Hoisted, Any]:
         """The outputs of constant calls that are kept."""
@@ -166,12 +197,11 @@ class Cast:
     def instead(
         self, row: Mapping[int, torch.Tensor] | None, outputs: Mapping[Hoisted, Any]
     ) -> Iterator[Counter[str]]:
-        """Answer a forward from these instead, keep nothing, and count what was answered."""
+        """Answer a forward from these instead, keep nothing; count at the end what was answered."""
         counts = Counter[str]()
-        stand_ins = [stand_in for _, stand_in in self._places]
-        before = [(each.index, each.answers, each.keep, each.ran) for each in stand_ins]
-        for each in stand_ins:
-            each.index, each.answers, each.keep, each.ran = 0, {}, None, counts
+        before = [(each, each.index, each.answers, each.keep) for each in self._stand_ins]
+        for each in self._stand_ins:
+            each.index, each.answers, each.keep = 0, {}, None
         if row is not None:
             for stand_in, index, output in self._timed:
                 stand_in.answers[index] = output(row)
@@ -181,8 +211,9 @@ class Cast:
         try:
             yield counts
         finally:
-            for each, kept in zip(stand_ins, before, strict=True):
-                each.index, each.answers, each.keep, each.ran = kept
+            for each, index, answers, keep in before:
+                counts.update(each.answered())
+                each.index, each.answers, each.keep = index, answers, keep
 
     def count(self, answered: Counter[str]) -> None:
         """Count what was answered elsewhere."""
@@ -198,6 +229,7 @@ class Cast:
         if any(each.is_inference() for each in tensors) or not self._has_room(size):
             return
         stand_in.answers[index] = output
+        stand_in.fresh.add(index)
         self._constant.append((stand_in, index))
         self._kept += tensors
         self._versions += [each._version for each in tensors]

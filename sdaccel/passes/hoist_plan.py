@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .hoist_compiled import computed_inside
 from .hoist_tape import Ref, Tape
 
 if TYPE_CHECKING:
@@ -113,9 +114,16 @@ class HoistPlan:
 
 
 def plan_of(
-    probe: Probe, inputs: Inputs, varying: frozenset[int], with_tables: bool = True
+    probe: Probe,
+    inputs: Inputs,
+    varying: frozenset[int],
+    with_tables: bool = True,
+    compiled: frozenset[int] = frozenset(),
 ) -> HoistPlan:
-    """Choose what to hoist. `varying` are the places of the inputs that change, time's not."""
+    """Choose what to hoist. `varying` are the places of the inputs that change, time's not.
+
+    `compiled` has the `id` of each module that runs compiled.
+    """
     time = 1 << inputs.time if inputs.time is not None else 0
     never = sum(1 << place for place in varying) | probe.unknown
     left: list[str] = []
@@ -126,7 +134,11 @@ def plan_of(
         with_tables = False
         left.append("its code looks at the timestep's value")
     rows = _MOST_ROWS * (inputs.tensors[inputs.time].numel() if inputs.time is not None else 1)
-    chosen, needed = _chosen(probe, never, time, rows if with_tables else 0)
+    staying = {each for each in probe.calls if not _can_go(each, never)}
+    staying.update(computed_inside(probe, time, compiled))
+    if not with_tables:
+        staying |= {each for each in probe.calls if each.labels & time}
+    chosen, needed = _chosen(probe, staying, time, rows)
     hoisted = tuple(_hoisted(each, probe, time, needed) for each in probe.calls if each in chosen)
     calls = [each for each in probe.calls if each in chosen]
     targets = {
@@ -158,15 +170,14 @@ def plan_of(
     )
 
 
-def _chosen(probe: Probe, never: int, time: int, rows: int) -> tuple[set[Call], set[int] | None]:
+def _chosen(
+    probe: Probe, staying: set[Call], time: int, rows: int
+) -> tuple[set[Call], set[int] | None]:
     """The outermost calls that can go, and the numbers of what the rest still reads.
 
     A call whose table would have more than so many `rows` for a timestep stays; then something else
     may be read after all, so it is chosen again until nothing changes.
     """
-    staying = {each for each in probe.calls if not _can_go(each, never)}
-    if not rows:
-        staying |= {each for each in probe.calls if each.labels & time}
     while True:
         chosen: set[Call] = set()
         for call in probe.calls:
@@ -202,7 +213,11 @@ def _rows(call: Call, probe: Probe, time: int, needed: set[int] | None) -> int:
 
 def _has_hooks(module: torch.nn.Module) -> bool:
     """Whether somebody has hung something on a module that a table would leave out."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+    from .compiled_region import Region
+
+    own = module.__dict__.get("forward")
+    replaced = own is not None and not isinstance(own, Region)
+    return bool(module._forward_hooks or module._forward_pre_hooks or replaced)
 
 
 def _needed(probe: Probe, gone: set[Call]) -> set[int] | None:

@@ -39,7 +39,10 @@ _MOST_KEPT = 16
 
 
 class Hoisting:
-    """The hooks around a denoiser's forward, and what they keep. `max_bytes` bounds the latter."""
+    """The hooks around a denoiser's forward, and what they keep. `max_bytes` bounds the latter.
+
+    `compiled` has the `id` of each module that runs compiled.
+    """
 
     def __init__(
         self,
@@ -49,9 +52,10 @@ class Hoisting:
         record: PassRecord,
         max_bytes: int,
         release: bool,
+        compiled: frozenset[int] = frozenset(),
     ) -> None:
         self._name, self._model, self._clock, self._record = name, model, clock, record
-        self._max_bytes, self._release = max_bytes, release
+        self._max_bytes, self._release, self._compiled = max_bytes, release, compiled
         self._parameters = parameters_of(model)
         self._released = Released(model)
         self._known: dict[Any, Known] = {}
@@ -184,7 +188,7 @@ class Hoisting:
                     f"{self._name}: its timesteps are not the scheduler's; what depends on them is "
                     "computed at every step"
                 )
-        plan = plan_of(probe, inputs, varying, with_tables=transform is not None)
+        plan = plan_of(probe, inputs, varying, transform is not None, self._compiled)
         decided = {place: inputs.tensors[place].clone() for place in plan.decided}
         while len(self._known) >= _MOST_KEPT:
             del self._known[next(iter(self._known))]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sdaccel.passes.hoist_answers import Cast
-from sdaccel.passes.hoist_plan import Hoisted
+from sdaccel.passes.hoist_plan import Hoisted, Leaf
 
 GIVEN = torch.tensor([[1.0, 2.0]])
 
@@ -60,3 +60,33 @@ def test_without_room_nothing_is_kept() -> None:
     assert torch.equal(first, second)
     assert first is not second
     assert cast.nbytes == 0
+
+
+def test_compiled_code_takes_answers_as_inputs_for_all_modules_that_are_alike() -> None:
+    modules = [torch.nn.Linear(2, 2) for _ in range(2)]
+    leaves = [Leaf(number, (1, 2), torch.float32, True, True) for number in range(2)]
+    structure = torch.utils._pytree.tree_flatten(GIVEN)[1]
+    pairs = zip(modules, leaves, strict=True)
+    plan: Any = SimpleNamespace(
+        hoisted=[Hoisted(each, 0, True, (leaf,), structure, 0) for each, leaf in pairs]
+    )
+    ran, graphs = Counter[str](), []
+
+    def keep(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    cast = Cast(plan, torch.device("cpu"), lambda _: True, ran)
+    program = torch.compile(lambda module, x: module(x) + x, backend=keep, fullgraph=True)
+    for step in range(3):
+        rows = {0: torch.full((1, 2), step), 1: torch.full((1, 2), 2.0 * step)}
+        rows = {number: row.float() for number, row in rows.items()}
+        cast.put_up(rows)
+        with torch.no_grad():
+            for module, row in zip(modules, rows.values(), strict=True):
+                assert torch.equal(program(module, GIVEN), row + GIVEN)
+        cast.finish()
+        cast.take_down()
+    assert len(graphs) == 1
+    assert ran == {"calls answered from tables": 6}
+    torch._dynamo.reset()
