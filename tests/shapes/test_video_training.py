@@ -336,7 +336,8 @@ def test_the_stages_lead_from_nothing_to_a_pipeline_that_loads(
     monkeypatch.setattr(video_autoencoder, "measure", lambda _: {})
     stages = stages_of("video")
     for name in ("text", "autoencoder", "latents", "transformer", "decoder", "export"):
-        job = Job(tmp_path, replace(stages[name].recipe, batch_size=2, minutes=None, steps=1))
+        short = {"batch_size": 2, "minutes": None, "steps": 1, "compiled": False}
+        job = Job(tmp_path, replace(stages[name].recipe, **short))
         stages[name].run(replace(job, evaluate_count=1))
     shutil.copytree(tmp_path / "pipeline", tmp_path / "embedded" / "video")
     monkeypatch.setattr(weights, "_FOLDER", tmp_path / "embedded")

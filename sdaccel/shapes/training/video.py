@@ -136,6 +136,7 @@ STAGES = {
         Recipe(
             batch_size=16,
             learning_rate=2e-3,
+            decay_share=0.5,
             minutes=600,
             half=True,
             orthogonal=True,
