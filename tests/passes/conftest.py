@@ -30,6 +30,14 @@ def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU counts as a device that has memory of its own."""
+    for module in ("hoisting", "hoist", "hoist_release"):
+        name = f"sdaccel.passes.{module}.gains_memory"
+        monkeypatch.setattr(name, lambda _: True, raising=False)
+
+
+@pytest.fixture
 def forget_programs() -> Iterator[None]:
     """What a test compiles is let go after it."""
     import torch

@@ -23,20 +23,12 @@ pytestmark = pytest.mark.usefixtures("plain_torch", "forget_programs")
 FLUX = "FLUX.1"
 
 
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU counts as a device that has memory of its own."""
-    for module in ("hoisting", "hoist", "hoist_release"):
-        name = f"sdaccel.passes.{module}.gains_memory"
-        monkeypatch.setattr(name, lambda _: True, raising=False)
-
-
 def both(pipe: Any, scope: str = "regional", backend: str = "eager", **more: Any) -> Any:
     options = {"backend": backend, "scope": scope, "vae": False, "freeze": False}
     return sdaccel.accelerate(pipe, "none", **{"compile": options, "hoist": True, **more})
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("memory_of_its_own")
 @pytest.mark.parametrize(("name", "scope"), [(FLUX, "regional"), ("SD 1.5", "whole")])
 def test_steps_read_tables_and_compile_nothing_anew(name: str, scope: str) -> None:
     pipe, stock = pipe_of(name), pipe_of(name)

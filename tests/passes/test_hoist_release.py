@@ -20,14 +20,6 @@ from sdaccel.passes.hoist_release import is_away
 NAME = "FLUX.1"
 
 
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU counts as a device that has memory of its own."""
-    for module in ("hoisting", "hoist", "hoist_release"):
-        name = f"sdaccel.passes.{module}.gains_memory"
-        monkeypatch.setattr(name, lambda _: True, raising=False)
-
-
 def pipe_of(**options: Any) -> FamilyPipeline:
     (family,) = families([NAME])
     pipe = pipeline_of(family)
@@ -53,7 +45,7 @@ def errors(found: Any, wanted: Any) -> float:
     return max(map(relative_error, found, wanted))
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("memory_of_its_own")
 def test_only_what_tables_are_computed_from_leaves_and_pictures_stay_stock_s() -> None:
     pipe = pipe_of()
     for seed in (0, 1):
@@ -68,7 +60,7 @@ def test_only_what_tables_are_computed_from_leaves_and_pictures_stay_stock_s() -
     assert any("weights wait in host memory" in each for each in record.notes)
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("memory_of_its_own")
 def test_the_report_tells_the_device_s_peak_before_and_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,7 +74,7 @@ def test_the_report_tells_the_device_s_peak_before_and_after(
     assert counts["MB at the device's peak, since weights left"] == 17_000
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("memory_of_its_own")
 def test_a_call_without_a_table_brings_the_weights_back() -> None:
     pipe = pipe_of()
     run(pipe)
@@ -98,7 +90,7 @@ def test_a_call_without_a_table_brings_the_weights_back() -> None:
     assert sdaccel.report(pipe)["hoist"].ran["returns of weights"] == 1
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("memory_of_its_own")
 def test_restore_is_bit_for_bit_and_released_weights_are_saved(tmp_path: Path) -> None:
     pipe = pipe_of()
     before = {name: tiny.bits(each) for name, each in stock().denoiser.state_dict().items()}
@@ -117,7 +109,7 @@ def test_restore_is_bit_for_bit_and_released_weights_are_saved(tmp_path: Path) -
     assert all(map(torch.equal, run(pipe), run(stock())))
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("memory_of_its_own")
 def test_an_adapter_that_comes_while_weights_are_away_is_noticed() -> None:
     pipe, plain = pipe_of(), stock()
     run(pipe)
@@ -128,7 +120,7 @@ def test_an_adapter_that_comes_while_weights_are_away_is_noticed() -> None:
     assert sdaccel.report(pipe)["hoist"].ran["returns of weights"] >= 1
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("memory_of_its_own")
 def test_a_large_table_waits_in_host_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdaccel.passes.hoisting.RESIDENT", 1000)
     pipe = pipe_of(max_bytes=8000)
