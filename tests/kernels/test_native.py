@@ -42,6 +42,16 @@ def test_another_source_is_another_library(source: Path) -> None:
     assert library("twice", ()).twice(1) == 3
 
 
+def test_another_header_is_another_library_too(source: Path) -> None:
+    header = source.with_name("twice_by.h")
+    header.write_text("constexpr int BY = 2;\n")
+    source.write_text('#include "twice_by.h"\nextern "C" int twice(int x) { return BY * x; }\n')
+    assert library("twice", ()).twice(21) == 42
+    header.write_text("constexpr int BY = 3;\n")
+    library.cache_clear()
+    assert library("twice", ()).twice(21) == 63
+
+
 def test_what_does_not_compile_says_why_and_leaves_nothing_behind(source: Path) -> None:
     source.write_text("no C++ at all\n")
     with pytest.raises(BuildError, match=r"failed: .*error"):
