@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,25 @@ def test_every_embedded_model_is_a_workload_with_its_own_steps() -> None:
         assert quick.steps == 4
         assert quick.judge is not None
         assert quick.judge.steps == chosen.steps, "pictures are judged in all their steps"
+
+
+def test_stable_diffusion_is_drawn_whole_at_the_size_it_is_made_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tiny networks stand in: the real ones take minutes."""
+    tiny = generations.RANDOM["tiny"]
+    drawn = replace(generations.RANDOM["sd15"], unet=tiny.unet, vae=tiny.vae)
+    monkeypatch.setitem(generations.RANDOM, "sd15", drawn)
+    whole = workload("sd15")
+    pipe = whole.build()
+    words: list[torch.Size] = []
+    pipe.unet.register_forward_pre_hook(
+        lambda _, __, given: words.append(given["encoder_hidden_states"].shape), with_kwargs=True
+    )
+    picture = whole.prepare(pipe)()
+    assert words == 25 * [(2, 77, pipe.unet.config.cross_attention_dim)]
+    assert picture.shape[-1] == pipe.unet.config.sample_size * pipe.vae_scale_factor
+    assert workload("sd15", quick=True).steps == 4
 
 
 def test_fewer_steps_are_fewer_calls_of_the_denoiser() -> None:
