@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
+_SOURCES = (".cpp", ".h", ".py")
 _SECONDS = 120
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 """Linux' call, its verb and what is asked for (asm/unistd_64.h, asm/prctl.h; since 5.16)."""
@@ -77,12 +78,19 @@ def _compiler() -> str:
     return found
 
 
+def fingerprint(stem: str, *more: bytes) -> str:
+    """Of the source files of the kernels whose names begin so, and of `more`."""
+    folder = Path(__file__).parent
+    files = sorted(each for each in folder.glob(f"{stem}*") if each.suffix in _SOURCES)
+    contents = (each.read_bytes() for each in files)
+    return hashlib.sha256(b"\0".join((*contents, *more))).hexdigest()[:16]
+
+
 def _digest(file: Path, compiler: str, flags: Sequence[str]) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_SECONDS)
-    sources = [file, *sorted(file.parent.glob(f"{file.stem}*.h"))]
-    built_by = (version.stdout, " ".join(flags).encode(), platform.node().encode())
-    parts = (*(each.read_bytes() for each in sources), *built_by)
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return fingerprint(
+        file.stem, version.stdout, " ".join(flags).encode(), platform.node().encode()
+    )
 
 
 def _build(file: Path, compiler: str, flags: Sequence[str], built: Path) -> None:
