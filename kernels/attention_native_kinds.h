@@ -5,26 +5,11 @@
 // A block has LANES queries and KEYS keys; rows and groups come in whole numbers of ROWS and GROUPS.
 // EXP2 is the polynomial of `exp2_of`, Scope what a thread holds while it multiplies.
 
-#include <immintrin.h>
+#include "native_vectors.h"
 
 #include <atomic>
-#include <cstdint>
 
 namespace {
-
-inline uint32_t first_of(int64_t count) {
-  return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1;
-}
-
-// 2 to the power x: a polynomial for the part above the whole number below x, by Horner's rule.
-template <int64_t TERMS>
-inline __m512 exp2_of(__m512 x, const float (&terms)[TERMS]) {
-  const __m512 part = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  __m512 y = _mm512_set1_ps(terms[0]);
-  for (int64_t term = 1; term < TERMS; ++term)
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(terms[term]));
-  return _mm512_scalef_ps(y, x);
-}
 
 // 16 rows of 16 lanes become 16 columns: pairs, then fours of lanes, then quarters of registers.
 inline void transpose(__m512i (&rows)[16]) {

@@ -20,6 +20,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..machine import processor
+
+AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+"""What all C++ files take for granted: no CPU with the first two sets is without the others."""
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
 _SOURCES = (".cpp", ".h", ".py")
 _SECONDS = 120
@@ -35,7 +39,7 @@ class BuildError(Exception):
 def library(source: str, instruction_sets: tuple[str, ...]) -> ctypes.CDLL:
     """The library built from `kernels/<source>.cpp` for these sets (gcc's names: "avx512f").
 
-    Headers that it includes begin with its name.
+    Headers that it includes begin with its name, or with "native".
 
     Raises `BuildError` without a compiler, on a failed compilation, and for a library that can't be
     loaded. A failure is not kept: the next call tries again.
@@ -50,6 +54,12 @@ def library(source: str, instruction_sets: tuple[str, ...]) -> ctypes.CDLL:
         return ctypes.CDLL(str(built))
     except OSError as error:
         raise BuildError(f"{built.name} can't be kept or loaded ({error})") from error
+
+
+def without_avx512() -> str | None:
+    """That this CPU has no AVX-512, or None."""
+    here = {"avx512f", "avx512bw"} <= set(processor().features)
+    return None if here else "this CPU has no AVX-512"
 
 
 @functools.cache
@@ -79,9 +89,10 @@ def _compiler() -> str:
 
 
 def fingerprint(stem: str, *more: bytes) -> str:
-    """Of the source files of the kernels whose names begin so, and of `more`."""
+    """Of the source files of the kernels whose names begin so, of what all share, and of `more`."""
     folder = Path(__file__).parent
-    files = sorted(each for each in folder.glob(f"{stem}*") if each.suffix in _SOURCES)
+    found = {*folder.glob(f"{stem}*"), *folder.glob("native*.h")}
+    files = sorted(each for each in found if each.suffix in _SOURCES)
     contents = (each.read_bytes() for each in files)
     return hashlib.sha256(b"\0".join((*contents, *more))).hexdigest()[:16]
 
