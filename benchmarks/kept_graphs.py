@@ -42,7 +42,7 @@ def in_fp32(pipe: Any, denoisers: list[Component]) -> Kept:
 
     names = [each.name for each in denoisers]
     folder = _home() / key_of(denoisers, names, "fp32")
-    options: Any = {"components": names, "precision": "fp32", "check": False}
+    options: Any = {"components": names, "precision": "fp32", "check": False, "rest": False}
     return Kept(folder, _once(folder, lambda: export(pipe, folder, **options)))
 
 
