@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .base import Effect, Pass
 from .budget import Calibrated, calibration_files, calibration_for, check_budget
 from .compiled_region import Region
+from .sampler_noise import adds_noise
 from .sampler_times import Variable, check_variable
 from .step_cache_paths import CACHE, TwoPaths
 from .step_cache_schedule import Chooses, Schedule, step_list, whole_number
 from .step_cache_state import FeatureCache
 from .step_cache_transformer import skip_in_transformer, transformer_obstacle
 from .step_cache_unet import is_unet, skip_in_unet, unet_obstacle
-from .step_cache_whole import LeftOutWhole, adds_noise
+from .step_cache_whole import LeftOutWhole
 
 if TYPE_CHECKING:
     from ..patch import Patch
