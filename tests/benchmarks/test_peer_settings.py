@@ -12,6 +12,7 @@ import tiny
 import tiny_video
 import torch
 
+from sdaccel import device
 from sdaccel.benchmarks import rungs
 from sdaccel.benchmarks.errors import Skip
 from sdaccel.benchmarks.mag_ratios import measured
@@ -19,6 +20,13 @@ from sdaccel.benchmarks.peer_tools import denoiser_of
 from sdaccel.benchmarks.workloads import Workload, workload
 
 STEPS = 8
+
+
+@pytest.fixture(autouse=True)
+def everywhere_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that computes no 16-bit type faster."""
+    choice = device.DtypeChoice(torch.float32, "Nothing is faster.")
+    monkeypatch.setattr(device, "faster_dtype", lambda _: choice)
 
 
 def small(make: Callable[[], Any], draw: Callable[..., Any]) -> Workload:
