@@ -142,10 +142,10 @@ class SparseState:
             return "a first or last layer"
         if query.shape[2] != grid.tokens or key.shape[2] != grid.tokens:
             return "its tokens are not the video's"
-        if not self._pays(grid, query):
-            return "too few tokens"
         if self._unmeasured:
             return "as nothing measured keeps the budget"
+        if not self._pays(grid, query):
+            return "too few tokens"
         return None
 
     def _pays(self, grid: VideoGrid, query: torch.Tensor) -> bool:

@@ -121,6 +121,16 @@ def test_what_was_not_calibrated_is_dense_and_says_so(
     assert record(pipe).ran["transformer sparse"] > 0
 
 
+def test_a_budget_stands_in_for_a_share_where_it_is_to_pay_too(
+    kept: tuple[Calibration, str],
+) -> None:
+    pipe, call = accelerated(kept[1], budget=1.0, keep=None, fewest_tokens=None)
+    drawn(pipe, call)
+    assert "it pays from about" in record(pipe).notes[0]
+    drawn(pipe, call, num_inference_steps=4)
+    assert "not for 4 steps" in record(pipe).notes[1]
+
+
 def test_a_budget_that_one_size_does_not_reach_is_dense_there(
     kept: tuple[Calibration, str], tmp_path: Path
 ) -> None:
