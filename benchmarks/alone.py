@@ -45,11 +45,11 @@ def main(workload_name: str, rung_name: str, quick: bool) -> None:
     """The other side of `measure_alone`: run the rung three times, print the memory as JSON."""
     import torch
 
-    from .rungs import BASELINE, in_16_bit, rung
+    from .rungs import IN_FP32, in_16_bit, rung
     from .workloads import workload
 
     chosen = workload(workload_name, quick)
-    narrow = rung_name != BASELINE and torch.cuda.is_available()
+    narrow = not rung_name.endswith(IN_FP32) and torch.cuda.is_available()
     pipe = in_16_bit(chosen) if narrow else chosen.built()
     with rung(rung_name).open(pipe, chosen) as opened, opened.surroundings():
         call = (opened.workload or chosen).prepare(opened.pipe)

@@ -86,7 +86,7 @@ def any_model(source: str, quick: bool, steps: int | None = None) -> Workload:
     return Workload(
         name=path.resolve().stem if path.exists() else source.replace("/", "--"),
         summary="prompt to picture or clip, as the pipeline draws unless told otherwise",
-        unit="picture",
+        unit="clip" if _draws_clips(path) else "picture",
         make=lambda _: _load(source),
         prepare=lambda pipe: _drawing(pipe, {"prompt": PROMPTS[0], "num_inference_steps": count}),
         quick=quick,
@@ -154,11 +154,29 @@ def random(name: str, quick: bool, steps: int | None = None) -> Workload:
 
 def _denoiser_in(folder: Traversable) -> str | None:
     """ "unet" or "transformer", whichever a pipeline's folder has; None for what is no such."""
-    try:
-        parts = dict(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    parts = _index(folder)
     return next((name for name in ("unet", "transformer") if any(parts.get(name) or ())), None)
+
+
+def _draws_clips(folder: Path) -> bool:
+    """Whether the pipeline of a folder makes clips; of what is no folder that isn't known yet."""
+    name = _index(folder).get("_class_name")
+    if not isinstance(name, str):
+        return False
+    import diffusers
+
+    from sdaccel.cli.limits import frames_argument
+
+    kind = getattr(diffusers, name, None)
+    return kind is not None and frames_argument(kind) is not None
+
+
+def _index(folder: Traversable) -> dict[str, Any]:
+    """What a pipeline's folder says that it is made of; nothing for what is no such folder."""
+    try:
+        return dict(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _random_drawing(pipe: Any, words: int, steps: int) -> Call:

@@ -138,11 +138,10 @@ class StepCache(Pass):
             if otherwise is not None:
                 record.note(f"{component.name}: no budget is kept, {error}")
             return otherwise, str(error)
-        chosen = Calibrated(target.pipe, found, float(self.budget), otherwise)
+        chosen = Calibrated(target.pipe, found, float(self.budget), found.tables, otherwise)
         return (None, chosen.beyond) if chosen.beyond else (chosen, "")
 
     def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
-        """The files of calibrations for a pipe, whether they are there or not, and identities."""
         return calibration_files(target, self.cut, self.calibration)
 
     def _obstacle(self, component: Component, model: Any, target: Target) -> str | None:

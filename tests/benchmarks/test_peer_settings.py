@@ -14,6 +14,7 @@ import tiny
 import tiny_video
 import torch
 
+from sdaccel import device
 from sdaccel.benchmarks import rungs
 from sdaccel.benchmarks.errors import Skip
 from sdaccel.benchmarks.judging import Judge
@@ -28,6 +29,13 @@ def prepare(
     draw: Callable[..., Any], steps: int, pipe: Any, **more: Any
 ) -> Callable[[], torch.Tensor]:
     return lambda: torch.as_tensor(draw(pipe, num_inference_steps=steps, **more)).float()
+
+
+@pytest.fixture(autouse=True)
+def everywhere_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that computes no 16-bit type faster."""
+    choice = device.DtypeChoice(torch.float32, "Nothing is faster.")
+    monkeypatch.setattr(device, "faster_dtype", lambda _: choice)
 
 
 def small(make: Callable[[], Any], draw: Callable[..., Any]) -> Workload:
