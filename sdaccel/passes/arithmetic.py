@@ -165,8 +165,9 @@ def _activated(node: ast.BinOp, own: str) -> tuple[ast.Call | None, ast.Call | N
 
 def _activates(node: ast.expr, own: str) -> TypeGuard[ast.Call]:
     """Whether it calls an activation with one argument."""
-    plain = isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords
-    if not plain or not isinstance(node.func, ast.Attribute):
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    if len(node.args) != 1 or node.keywords:
         return False
     return node.func.attr in (_MODULES if _is(node.func.value, own) else _FUNCTIONS)
 

@@ -77,9 +77,16 @@ def test_a_rotation_in_pieces_is_the_one_in_one(
         )
         results.append(x)
     torch.testing.assert_close(*results)
-    if norm is None:
-        turned = rotated(noise(2, 7, 3, 12), angles.cos(), angles.sin(), layout, 10)
-        torch.testing.assert_close(results[0], turned)
+
+
+def test_in_pieces_each_channel_may_have_a_value_of_its_own() -> None:
+    x, cos, sin = noise(2, 7, 3, 12), noise(2, 7, 1, 10, seed=5), noise(2, 7, 1, 10, seed=6)
+    first, second = x[..., :5], x[..., 5:10]
+    turned = x[..., :10] * cos + torch.cat([-second, first], -1) * sin
+    expected = torch.cat([turned, x[..., 10:]], -1)
+    torch.testing.assert_close(rotated(x, cos, sin, "half_each", 10), expected)
+    heads.norm_rope_in_pieces(x, None, None, None, False, cos, sin, "half_each", 10, 1e-6)
+    torch.testing.assert_close(x, expected)
 
 
 def test_pieces_are_views_of_all_rows_in_order() -> None:
