@@ -28,7 +28,8 @@ def _scaled(stock: Forward) -> Forward:
             return stock(self, x)
         self.__dict__[RAN]["norms over channels in fewer passes"] += 1
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        y = x * (self.scale / length.clamp_min_(1e-12)).to(x.dtype)
+        # The factor stays fp32: rounded, all channels of a place would err alike.
+        y = torch.mul(x, self.scale / length.clamp_min_(1e-12), out=torch.empty_like(x))
         y.mul_(self.gamma)
         return y.add_(self.bias) if isinstance(self.bias, torch.Tensor) else y
 
