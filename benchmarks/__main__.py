@@ -6,7 +6,6 @@ Each workload is measured in a process of its own, in which its rungs share the 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import command, provenance
 from .errors import BenchmarkError, ResultsError
 from .rows import Results, Row
+from .run_folder import nothing_left, run_beside
 
 if TYPE_CHECKING:
     from .rungs import Rung
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     verb = verbs.get(given[0] if given else "", _run)
     try:
-        return verb(given if verb is _run else given[1:])
+        with nothing_left():
+            return verb(given if verb is _run else given[1:])
     except (BenchmarkError, ResultsError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -73,7 +74,7 @@ def _in_its_own_process(name: str, options: argparse.Namespace, deadline: float)
         print(f"{name}: skipped, the time that was given was used up.")
         return 0
     module = [sys.executable, "-m", "sdaccel.benchmarks"]
-    code = subprocess.run([*module, *command.alone(name, options, left)]).returncode
+    code = run_beside([*module, *command.alone(name, options, left)]).returncode
     if code < 0:
         print(f"{name} was ended by signal {-code}; its rows so far are kept.", file=sys.stderr)
         return FAILED

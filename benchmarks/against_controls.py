@@ -1,7 +1,8 @@
 """Whether the plans lie above every control: what they lose at a control's speed, and what it does.
 
-Controls are stock in fewer steps and the peers that skip or merge work. Between two plans that no
-other beats the frontier is the straight line, as a setting between theirs would have it.
+Controls are stock in fewer steps and the peers that skip or merge work. Speeds are over stock in
+whichever dtype is faster, which the controls compute in too. Between two plans that no other beats
+the frontier is the straight line, as a setting between theirs would have it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _MEASURES = {"psnr": ("PSNR", "{:.1f} dB"), "fidelity": ("Prompt fidelity", "{:.
 
 Point = tuple[float, float]
 """Times as fast as stock, and how good."""
+Stock = tuple[float, str]
+"""How many times as fast as the baseline it is, and its name."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,30 @@ class Above:
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
     """One sentence for each measure that both plans and controls have."""
-    said = []
+    said, stock = [], _stock(rows)
     for measure, (name, unit) in _MEASURES.items():
         ours = [row for row in rows if row.kind == "plan"]
-        plans = [point for row in ours if (point := _point(row, measure))]
+        plans = [point for row in ours if (point := _point(row, measure, stock))]
         controls = [
             (row.rung, point)
             for row in rows
-            if is_control(row) and (point := _point(row, measure))
+            if is_control(row) and (point := _point(row, measure, stock))
             if SLOWEST <= point[0] <= FASTEST
         ]
         if plans and controls:
-            said.append(f"{name}: {_sentence(above(plans, controls), len(controls), unit)}")
+            found = above(plans, controls)
+            said.append(f"{name}: {_sentence(found, len(controls), unit, stock[1])}")
     return said
+
+
+def _stock(rows: Sequence[Row]) -> Stock:
+    """Stock as it is fastest; the baseline itself is `stock` for short."""
+    found = [
+        (row.speedup, row.rung)
+        for row in rows
+        if row.kind == "stock" and row.status == "ok" and row.speedup is not None
+    ]
+    return max([(1.0, "stock"), *found])
 
 
 def above(plans: Sequence[Point], controls: Sequence[tuple[str, Point]]) -> list[Above]:
@@ -84,15 +98,15 @@ def is_control(row: Row) -> bool:
     return row.kind == "control" or (row.kind == "peer" and row.effect == "approximate")
 
 
-def _point(row: Row, measure: str) -> Point | None:
+def _point(row: Row, measure: str, stock: Stock) -> Point | None:
     quality = row.quality.get(measure)
     if row.status != "ok" or row.speedup is None or quality is None:
         return None
-    return row.speedup, min(quality, HIGHEST_PSNR)
+    return row.speedup / stock[0], min(quality, HIGHEST_PSNR)
 
 
-def _sentence(higher: Sequence[Above], count: int, unit: str) -> str:
-    found = f"of {count} controls from {SLOWEST} to {FASTEST} times as fast as stock"
+def _sentence(higher: Sequence[Above], count: int, unit: str, stock: str) -> str:
+    found = f"of {count} controls from {SLOWEST} to {FASTEST} times as fast as {stock}"
     if not higher:
         return f"{found} none lies above the plans' frontier."
     named = [

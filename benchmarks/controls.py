@@ -1,6 +1,7 @@
 """Controls for whatever is approximate: stock in so few steps that it takes no longer.
 
-A speed-up that skips work has to draw better pictures than the same time spent on fewer steps.
+A speed-up that skips work has to draw better pictures than the same time spent on fewer steps, in
+the dtype that it computes in itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import Skip
-from .rungs import Opened, Rung
+from .rungs import IN_FP32, STAND_IN, Opened, Rung, rung
 from .settings import Setting, parse
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def fewer_steps(name: str) -> Rung | None:
         yield Opened(pipe, "approximate", workload=workload.with_steps(steps))
 
     summary = "stock, in fewer steps" + (", by a better sampler" if sampler else "")
-    return Rung(name, "control", summary, opened)
+    return Rung(name, "control", summary, opened, "anywhere")
 
 
 def better(scheduler: Any, name: str) -> Any:
@@ -72,26 +73,34 @@ def takes_sigmas(scheduler: Any) -> bool:
 
 
 def missing(rows: Sequence[Row], workload: Workload) -> list[Rung]:
-    """The controls that these rows lack: stock in the time of each approximate plan.
+    """The controls that these rows lack: stock in the time of each approximate plan, in its dtype.
 
-    Approximate peers stand beside them, and get none of their own.
+    How fast stock is in 16 bit has to be known before. Approximate peers stand beside them, and get
+    none of their own.
     """
-    if workload.steps is None:
+    there = {row.rung: row for row in rows}
+    plans = [
+        row
+        for row in rows
+        if row.effect == "approximate" and row.kind == "plan" and row.status == "ok"
+    ]
+    if workload.steps is None or not plans:
         return []
-    there = {row.rung for row in rows}
-    found: dict[str, Rung] = {}
-    for row in rows:
-        if row.effect == "approximate" and row.kind == "plan" and row.status == "ok":
-            name = _matching(row, workload.steps)
-            control = fewer_steps(name) if name and name not in there else None
-            if control is not None:
-                found[name or ""] = control
-    return list(found.values())
+    if STAND_IN not in there:
+        return [rung(STAND_IN)]
+    names = dict.fromkeys(_matching(row, there[STAND_IN], workload.steps) for row in plans)
+    return [rung(name) for name in names if name and name not in there]
 
 
-def _matching(row: Row, steps: int) -> str | None:
-    """The control that takes about the time of a rung; None for one that is hardly faster."""
-    if row.speedup is None or row.speedup < _WORTHWHILE:
+def _matching(row: Row, narrow: Row, steps: int) -> str | None:
+    """The control that takes about the time of a rung; None for one that is hardly faster.
+
+    `narrow` is stock in 16 bit, which is not ok where that is no faster.
+    """
+    wide = narrow.status == "ok" and row.dtype == "float32"
+    stock = narrow.speedup if narrow.status == "ok" and not wide else None
+    faster = (row.speedup or 0.0) / (stock or 1.0)
+    if faster < _WORTHWHILE:
         return None
-    fewer = max(1, round(steps / row.speedup))
-    return f"{FAMILY}-{fewer}" if fewer < steps else None
+    fewer = max(1, round(steps / faster))
+    return f"{FAMILY}-{fewer}{IN_FP32 if wide else ''}" if fewer < steps else None

@@ -1,8 +1,9 @@
 """The rungs of the frontier: how much speed a model has at which loss, and what controls reach.
 
-Each approximate plan runs at several settings. Beside them stand stock in fewer steps, with its own
-sampler and with better ones, and the peers that skip or merge work, each at several settings too.
-The ladder adds stock in the time of each approximate plan.
+Each approximate plan runs at several settings. Beside them stand stock in 16 bit, stock in fewer
+steps, with its own sampler and with better ones, and the peers that skip or merge work, each at
+several settings too: all in 16 bit where the machine computes that faster. The ladder adds stock in
+the time of each approximate plan.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from sdaccel.plan import NAMED
 
 from .controls import BETTER, FAMILY
 from .errors import BenchmarkError
-from .rungs import Rung, rung
+from .rungs import STAND_IN, Rung, rung
 
 if TYPE_CHECKING:
     from .workloads import Workload
 
-BASE = "eager"
-"""The plan to which the settings are added: it compiles nothing, so a rung is ready at once."""
+EXACT, BASE = "eager", "eager+precision"
+"""A plan that compiles nothing, so that a rung is ready at once, and what settings are added to."""
 _SETTINGS = (
     "step_cache[interval=2]",
     "step_cache[interval=3]",
@@ -64,7 +65,7 @@ def frontier(workload: Workload) -> list[Rung]:
             "such as --workload shapes-unet."
         )
     approximate = [name for name in NAMED if Plan.of(name).effect is Effect.APPROXIMATE]
-    plans = [BASE, *(f"{BASE}+{each}" for each in _SETTINGS), *approximate]
+    plans = [STAND_IN, EXACT, BASE, *(f"{BASE}+{each}" for each in _SETTINGS), *approximate]
     counts = dict.fromkeys(max(1, round(workload.steps / factor)) for factor in _FASTER)
     fewer = [f"{FAMILY}-{count}" for count in counts if count < workload.steps]
     better = [f"{name}-{sampler}" for sampler in BETTER for name in fewer]
@@ -74,5 +75,5 @@ def frontier(workload: Workload) -> list[Rung]:
 def _peers(workload: Workload) -> list[str]:
     """Those of the workload's denoiser; all where that isn't known before it's loaded."""
     known = [names for kind, names in PEERS.items() if workload.denoiser in (kind, None)]
-    more = _FOR_CLIPS if workload.unit == "clip" else ()
+    more = _FOR_CLIPS if workload.unit == "clip" or workload.denoiser is None else ()
     return [name for names in (*known, more) for name in names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -27,15 +28,15 @@ _STEPS, _QUICK_STEPS = 25, 4
 
 
 def names() -> tuple[str, ...]:
-    """The generations that have names: the embedded models there are, and one to try things on."""
+    """The generations that have names: the embedded models there are, and `RANDOM` ones."""
     from sdaccel import shapes
 
-    return (*(f"{_SHAPES}{name}" for name in shapes.names()), TINY)
+    return (*(f"{_SHAPES}{name}" for name in shapes.names()), *RANDOM)
 
 
 def generation(name: str, quick: bool) -> Workload:
     """The generation of this name of `names`."""
-    return tiny(quick) if name == TINY else embedded(name, quick)
+    return random(name, quick) if name in RANDOM else embedded(name, quick)
 
 
 def embedded(name: str, quick: bool, steps: int | None = None) -> Workload:
@@ -85,7 +86,7 @@ def any_model(source: str, quick: bool, steps: int | None = None) -> Workload:
     return Workload(
         name=path.resolve().stem if path.exists() else source.replace("/", "--"),
         summary="prompt to picture or clip, as the pipeline draws unless told otherwise",
-        unit="picture",
+        unit="clip" if _draws_clips(path) else "picture",
         make=lambda _: _load(source),
         prepare=lambda pipe: _drawing(pipe, {"prompt": PROMPTS[0], "num_inference_steps": count}),
         quick=quick,
@@ -99,21 +100,53 @@ def any_model(source: str, quick: bool, steps: int | None = None) -> Workload:
     )
 
 
-def tiny(quick: bool, steps: int | None = None) -> Workload:
-    """A pipeline that draws in milliseconds from embeddings, guidance batch of 2: 16x16 pixels."""
-    count = steps or 2
+@dataclass(frozen=True)
+class Random:
+    """A UNet and a VAE of random weights that draw from as many embeddings of words, in `steps`.
+
+    Time doesn't depend on weights, but what they draw means nothing.
+    """
+
+    summary: str
+    unet: architectures.Configuration
+    vae: architectures.Configuration
+    words: int
+    steps: int
+
+
+RANDOM = {
+    TINY: Random(
+        "a pipeline that draws in milliseconds, to try the harness itself",
+        architectures.TINY_UNET,
+        architectures.TINY_VAE,
+        words=16,
+        steps=2,
+    ),
+    "sd15": Random(
+        "Stable Diffusion 1.5, embeddings to picture, guidance batch of 2",
+        architectures.SD15_UNET,
+        architectures.SD15_VAE,
+        words=77,
+        steps=_STEPS,
+    ),
+}
+_SCALED_DOWN = {"sd15": replace(RANDOM["sd15"], unet=architectures.SD15_UNET_QUICK, steps=4)}
+
+
+def random(name: str, quick: bool, steps: int | None = None) -> Workload:
+    """A pipeline of `RANDOM`, at the size that its UNet is made for."""
+    drawn = _SCALED_DOWN.get(name, RANDOM[name]) if quick else RANDOM[name]
+    count = steps or drawn.steps
     return Workload(
-        name=TINY,
-        summary="a pipeline that draws in milliseconds, to try the harness itself",
+        name=name,
+        summary=drawn.summary,
         unit="picture",
-        make=lambda place: architectures.stable_diffusion(
-            architectures.TINY_UNET, architectures.TINY_VAE, place
-        ),
-        prepare=lambda pipe: _tiny_drawing(pipe, count),
+        make=lambda place: architectures.stable_diffusion(drawn.unet, drawn.vae, place),
+        prepare=lambda pipe: _random_drawing(pipe, drawn.words, count),
         quick=quick,
         forwards=count,
         steps=count,
-        with_steps=partial(tiny, quick),
+        with_steps=partial(random, name, quick),
         settings={"steps": count},
         denoiser="unet",
     )
@@ -121,16 +154,34 @@ def tiny(quick: bool, steps: int | None = None) -> Workload:
 
 def _denoiser_in(folder: Traversable) -> str | None:
     """ "unet" or "transformer", whichever a pipeline's folder has; None for what is no such."""
-    try:
-        parts = dict(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    parts = _index(folder)
     return next((name for name in ("unet", "transformer") if any(parts.get(name) or ())), None)
 
 
-def _tiny_drawing(pipe: Any, steps: int) -> Call:
+def _draws_clips(folder: Path) -> bool:
+    """Whether the pipeline of a folder makes clips; of what is no folder that isn't known yet."""
+    name = _index(folder).get("_class_name")
+    if not isinstance(name, str):
+        return False
+    import diffusers
+
+    from sdaccel.cli.limits import frames_argument
+
+    kind = getattr(diffusers, name, None)
+    return kind is not None and frames_argument(kind) is not None
+
+
+def _index(folder: Traversable) -> dict[str, Any]:
+    """What a pipeline's folder says that it is made of; nothing for what is no such folder."""
+    try:
+        return dict(json.loads((folder / "model_index.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _random_drawing(pipe: Any, words: int, steps: int) -> Call:
     first = next(pipe.unet.parameters())
-    shape = (1, 16, pipe.unet.config.cross_attention_dim)
+    shape = (1, words, pipe.unet.config.cross_attention_dim)
     prompt, negative = (noise(seed, *shape).to(first.device, first.dtype) for seed in (1, 2))
     arguments = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
     return _drawing(pipe, {**arguments, "num_inference_steps": steps})

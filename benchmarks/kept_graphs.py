@@ -1,7 +1,7 @@
 """Exported graphs that the rungs of a run share with each other and with the processes it starts.
 
 They lie in a temporary folder that the environment names, and are gone when the run ends. Exporting
-Stable Diffusion 1.5's UNet takes longer than timing it, and four rungs of two processes each want
+Stable Diffusion 1.5's UNet takes longer than timing it, and five rungs of two processes each want
 it; int8 is calibrated once for all runtimes.
 """
 
@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,29 @@ def in_fp32(pipe: Any, denoisers: list[Component]) -> Kept:
 
     names = [each.name for each in denoisers]
     folder = _home() / key_of(denoisers, names, "fp32")
-    options: Any = {"components": names, "precision": "fp32", "check": False}
+    options: Any = {"components": names, "precision": "fp32", "check": False, "rest": False}
     return Kept(folder, _once(folder, lambda: export(pipe, folder, **options)))
+
+
+def at_its_shapes(
+    pipe: Any, names: Sequence[str], label: str, make: Callable[[Path], object]
+) -> Path:
+    """A folder in which `make` has put graphs of these networks for the inputs of a workload.
+
+    The workload goes by `label`.
+    """
+    from sdaccel.export.sessions_cache import key_of
+    from sdaccel.target import Target
+
+    networks = [each for each in Target.of(pipe).components if each.name in names]
+    folder = _home() / f"{key_of(networks, names, None)}-{_plain(label)}-shapes"
+
+    def made() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
+
+    _once(folder, made)
+    return folder
 
 
 def in_int8(
@@ -61,7 +82,7 @@ def in_int8(
     from sdaccel.export.quantize import apply_calibration, calibrate
 
     source = whole.folder
-    name = f"{source.name}-{re.sub(r'[^A-Za-z0-9]+', '-', label)}"
+    name = f"{source.name}-{_plain(label)}"
     folder = source.with_name(f"{name}-{'outputs' if outputs else 'inputs'}")
     noted = source.with_name(f"{name}.json")
 
@@ -84,6 +105,11 @@ def _once(path: Path, make: Callable[[], object]) -> float:
     make()
     seconds.write_text(str(time.perf_counter() - start), encoding="utf-8")
     return 0.0
+
+
+def _plain(label: str) -> str:
+    """A workload's label as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", label)
 
 
 def _home() -> Path:

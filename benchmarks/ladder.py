@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import controls, measure
@@ -105,8 +105,8 @@ class Ladder:
         for group in [rungs] if self.options.together else alone:
             self._group(group)
             if self.options.controls:
-                for control in controls.missing(self.rows, self.workload):
-                    self._group([control])
+                while lacking := controls.missing(self.rows, self.workload):
+                    self._group(lacking[:1])
         return self.rows
 
     def _group(self, group: Sequence[Rung]) -> None:
@@ -132,6 +132,7 @@ class Ladder:
             self._call = self.workload.prepare(self._pipe)
             self.tell(f"{name}: output, FLOPs, memory")
             self._truth = self._call()
+            self._name_the_unit(row)
             self._canary = Canary(self._truth.device)
             row.effect = "exact" if whole else "lower precision"
             row.error = row.error_limit = 0.0 if whole else None
@@ -141,6 +142,12 @@ class Ladder:
         if row.status == "ok":
             self._measure_memory(row)
         return row.status == "ok"
+
+    def _name_the_unit(self, row: Row) -> None:
+        """A generation that draws frames is of a clip, which may not be known before."""
+        if self.workload.steps is not None and self._truth.ndim == 5:
+            self.workload = replace(self.workload, unit="clip")
+            row.unit = self.workload.unit
 
     def _describe(self, row: Row) -> None:
         opened = Opened(self._pipe)

@@ -16,7 +16,7 @@ from .peer_hooks import (
     cached,
     faster,
     hooked,
-    mag,
+    mag_cache,
     pyramid,
     taylor,
     taylor_lite,
@@ -115,8 +115,21 @@ def _cache_dit(threshold: float) -> Change:
 
 @contextmanager
 def _cache_dit_itself(pipe: Any, workload: Workload) -> Iterator[None]:
+    if hasattr(pipe, "transformer"):
+        least = package("cache_dit", "cache-dit").DBCacheConfig().Fn_compute_blocks
+        _needs_blocks(pipe.transformer, least)
     with _with_cache_dit(pipe):
         yield
+
+
+def _needs_blocks(model: Any, least: int) -> None:
+    """Raises `Skip` where a model is not deep enough, which cache-dit says at its first call."""
+    blocks = sum(len(each) for name, each in model.named_children() if name.endswith("blocks"))
+    if blocks < least:
+        raise Skip(
+            f"By default cache-dit computes {least} blocks in full, and {type(model).__name__} has "
+            f"{blocks}: give it a threshold, as in cache-dit-0.2."
+        )
 
 
 @contextmanager
@@ -179,7 +192,7 @@ FAMILIES = (
         Setting("threshold", "0.12"),
         0.06,
         "diffusers' MagCache, threshold {}, with FLUX's ratios or the model's own",
-        hooked("MagCacheConfig", mag),
+        mag_cache,
     ),
     Family(
         "sea-cache",

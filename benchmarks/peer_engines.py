@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import peers
+from . import kept_graphs, peers
 from .errors import Skip
 from .peer_tools import denoiser_of, package
 
@@ -53,28 +52,34 @@ def _onnxruntime(pipe: Any, workload: Workload) -> Iterator[None]:
     runtime = package("onnxruntime", "ONNX Runtime")
     package("onnx", "onnx")
     package("onnxscript", "onnxscript")
-    modules = peers.networks(pipe, workload.networks_of(pipe))
-    call = workload.prepare(pipe)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for index, (module, (args, kwargs)) in enumerate(
-            peers.first_arguments(modules, call).items()
-        ):
-            function, tensors = peers.positional(module, args, kwargs)
-            path = Path(folder) / f"{index}.onnx"
-            session = _session(runtime, function, tensors, path)
-            names = [each.name for each in session.get_inputs()]
-            peers.stand_in(module, _runner(session, names))
-        yield
+    names = workload.networks_of(pipe)
+    modules = peers.networks(pipe, names)
+
+    def export(folder: Path) -> None:
+        seen = peers.first_arguments(modules, workload.prepare(pipe))
+        for index, module in enumerate(modules):
+            if module in seen:
+                _export(*peers.positional(module, *seen[module]), folder / f"{index}.onnx")
+
+    folder = kept_graphs.at_its_shapes(pipe, names, workload.label, export)
+    for index, module in enumerate(modules):
+        if (path := folder / f"{index}.onnx").exists():
+            session = _session(runtime, path)
+            peers.stand_in(module, _runner(session, [each.name for each in session.get_inputs()]))
+    yield
 
 
-def _session(
-    runtime: Any, function: torch.nn.Module, tensors: Sequence[torch.Tensor], path: Path
-) -> Any:
+def _export(function: torch.nn.Module, tensors: Sequence[torch.Tensor], path: Path) -> None:
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
         torch.onnx.export(function, tuple(tensors), path, dynamo=True, verbose=False)
+
+
+def _session(runtime: Any, path: Path) -> Any:
+    import torch
+
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

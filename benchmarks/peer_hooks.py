@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
+
+from sdaccel.passes.guidance_kind import guidance_of
 
 from .errors import Skip
 from .mag_ratios import mag_ratios
@@ -72,13 +75,59 @@ def taylor_lite(pipe: Any, workload: Workload, interval: float) -> Mapping[str, 
     return settings
 
 
-def mag(pipe: Any, workload: Workload, threshold: float) -> Mapping[str, Any]:
-    """Ratios that were measured for the model, and the number of steps, which it has to know."""
-    if workload.judge is not None and workload.judge.steps != workload.steps:
-        raise Skip(
-            "MagCache is told its number of steps, and the pictures are judged in another: "
-            "measure it without --quick."
-        )
+def mag_cache(threshold: float) -> Change:
+    """diffusers' MagCache, which is told the number of steps before each generation.
+
+    A scaled-down workload is timed in other steps than its pictures are judged in.
+    """
+
+    @contextmanager
+    def change(pipe: Any, workload: Workload) -> Iterator[None]:
+        settings: dict[int | None, Mapping[str, Any]] = {}
+
+        def measure(pipe: Any, workload: Workload) -> Mapping[str, Any]:
+            for each in (workload, *_as_judged(workload)):
+                settings[each.steps] = _mag(pipe, each, threshold)
+            return settings[workload.steps]
+
+        with cached("MagCacheConfig", measure)(pipe, workload), _told_anew(pipe, settings):
+            yield
+
+    return change
+
+
+def _as_judged(workload: Workload) -> Iterator[Workload]:
+    """The workload in the number of steps in which its pictures are judged, if that is another."""
+    judge, in_steps = workload.judge, workload.with_steps
+    if judge is not None and in_steps is not None and judge.steps != workload.steps:
+        yield in_steps(judge.steps)
+
+
+@contextmanager
+def _told_anew(pipe: Any, settings: Mapping[int | None, Mapping[str, Any]]) -> Iterator[None]:
+    """MagCache gets its settings for a generation's number of steps when that becomes known."""
+    from diffusers.hooks import MagCacheConfig
+
+    model, stock = denoiser_of(pipe), pipe.scheduler.set_timesteps
+
+    @wraps(stock)
+    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        result = stock(*args, **kwargs)
+        if len(pipe.scheduler.timesteps) in settings:
+            model.disable_cache()
+            model.enable_cache(MagCacheConfig(**settings[len(pipe.scheduler.timesteps)]))
+        return result
+
+    if len(settings) > 1:
+        pipe.scheduler.set_timesteps = set_timesteps
+    try:
+        yield
+    finally:
+        pipe.scheduler.__dict__.pop("set_timesteps", None)
+
+
+def _mag(pipe: Any, workload: Workload, threshold: float) -> Mapping[str, Any]:
+    """Ratios that were measured for the model in this number of steps."""
     return {
         "threshold": threshold,
         "max_skip_steps": 3 if threshold <= _CAREFUL else 6,
@@ -105,8 +154,20 @@ def pyramid(pipe: Any, workload: Workload) -> Mapping[str, Any]:
 
 
 def faster(pipe: Any, workload: Workload) -> Mapping[str, Any]:
-    """Attention is computed at every second step, and the layout is that of the latents."""
+    """Attention is computed at every second step, and the layout is that of the latents.
+
+    Raises `Skip` where guidance is no batch of two, which FasterCache takes apart.
+    """
+    distilled = bool(getattr(denoiser_of(pipe).config, "guidance_embeds", False))
+    kind: Any = type(pipe)
+    guidance = guidance_of(kind)
+    if not distilled and guidance is not None and not guidance.batched:
+        raise Skip(
+            f"FasterCache needs both branches of guidance in one batch, and {kind.__name__} "
+            "computes them one after the other."
+        )
     return {
+        "is_guidance_distilled": distilled,
         "spatial_attention_block_skip_range": 2,
         "current_timestep_callback": _timestep(pipe),
         "attention_weight_callback": lambda _: 0.3,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import peer_attention, peer_caches, peer_engines
 from .errors import Skip
 from .peer_tools import unable
-from .rungs import Opened, Rung, to_fast_dtype
+from .rungs import Narrow, Opened, Rung
 from .settings import parse
 
 if TYPE_CHECKING:
@@ -25,20 +25,23 @@ _FIXED = ("onnxruntime",)
 
 
 def _peer(name: str, summary: str, effect: str, change: Change, steps: bool = False) -> Rung:
-    """A rung that puts a peer on a pipe in the faster dtype; with `steps` it needs several."""
+    """A rung that puts a peer on a pipe; with `steps` it needs several.
+
+    An approximate one is a control: it begins from what `stock-16bit` computes in. On a CPU the
+    others export and quantize what is in fp32.
+    """
 
     @contextmanager
     def opened(pipe: Any, workload: Workload) -> Iterator[Opened]:
         if steps and workload.steps is None:
             raise Skip("It reuses what earlier steps computed, and one forward has none.")
-        if pipe.device.type == "cuda":
-            to_fast_dtype(pipe, workload.networks_of(pipe))
         with ExitStack() as stack:
             with unable(name):
                 stack.enter_context(change(pipe, workload))
             yield Opened(pipe, effect, fixed_shapes=name in _FIXED)
 
-    return Rung(name, "peer", summary, opened)
+    narrow: Narrow = "anywhere" if effect == "approximate" else "on a GPU"
+    return Rung(name, "peer", summary, opened, narrow)
 
 
 def _of(family: peer_caches.Family, name: str, value: float) -> Rung:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import sdaccel
 from sdaccel import device
 from sdaccel.errors import PlanError
-from sdaccel.target import kind_of
+from sdaccel.target import dtype_of, kind_of
 
 from . import architectures, peers
 from .architectures import Place
@@ -22,6 +22,10 @@ from .workloads import Workload
 BASELINE = "stock-fp32"
 STAND_IN = "stock-16bit"
 """What the others are held against where stock in fp32 has no room."""
+IN_FP32 = "-fp32"
+"""Behind a rung's name that would compute in 16 bit where the machine does that faster."""
+Narrow = Literal["never", "on a GPU", "anywhere"]
+"""Where a rung begins from networks in the 16-bit type that the device computes faster."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,19 @@ class Opened:
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to run a workload; its kind is "stock", "peer", "plan" or "control".
-
-    `open` may raise `Skip`.
-    """
+    """One way to run a workload; its kind is "stock", "peer", "plan" or "control"."""
 
     name: str
     kind: str
     summary: str
-    open: Callable[[Any, Workload], AbstractContextManager[Opened]]
+    put_on: Callable[[Any, Workload], AbstractContextManager[Opened]]
+    narrow: Narrow = "never"
+
+    def open(self, pipe: Any, workload: Workload) -> AbstractContextManager[Opened]:
+        """The rung at work on a pipe of its own; may raise `Skip`, entering it too."""
+        if self.narrow == "anywhere" or (self.narrow == "on a GPU" and pipe.device.type == "cuda"):
+            to_fast_dtype(pipe, workload.networks_of(pipe))
+        return self.put_on(pipe, workload)
 
 
 def rung(name: str) -> Rung:
@@ -71,9 +79,12 @@ def rung(name: str) -> Rung:
     from .peer_rungs import PEERS, with_setting
 
     known = {each.name: each for each in (*_STOCK_AND_PEERS, *PEERS, *EXPORTS)}
-    found = known.get(name) or fewer_steps(name) or with_setting(name)
-    if found is not None:
+    plain = name if name in known else name.removesuffix(IN_FP32)
+    found = known.get(plain) or fewer_steps(plain) or with_setting(plain)
+    if found is not None and plain == name:
         return found
+    if found is not None and found.narrow == "anywhere":
+        return _in_fp32(found, name)
     try:
         plan = plan_of(name)
     except PlanError as error:
@@ -82,7 +93,20 @@ def rung(name: str) -> Rung:
             f"a setting such as deepcache-5, or a plan such as eager+step_cache[interval=2]. "
             f"{error}"
         ) from error
-    return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, workload, plan))
+    # nobody draws in fp32 on a GPU
+    return Rung(name, "plan", "", lambda pipe, workload: _plan(pipe, workload, plan), "on a GPU")
+
+
+def _in_fp32(found: Rung, name: str) -> Rung:
+    """A rung as it is where the machine computes no 16-bit type faster."""
+
+    def put_on(pipe: Any, workload: Workload) -> AbstractContextManager[Opened]:
+        dtypes = {str(dtype_of(getattr(pipe, each))) for each in workload.networks_of(pipe)}
+        if dtypes != {"torch.float32"}:
+            raise Skip("Stock itself is not in fp32 here.")
+        return found.put_on(pipe, workload)
+
+    return replace(found, name=name, put_on=put_on, narrow="never")
 
 
 def each_pass(expression: str) -> list[Rung]:
@@ -113,12 +137,7 @@ def each_pass(expression: str) -> list[Rung]:
 
 @contextmanager
 def _plan(pipe: Any, workload: Workload, plan: sdaccel.Plan) -> Iterator[Opened]:
-    """The pipe accelerated, with the process-wide allocator held by a pipe beside it.
-
-    On a GPU it is in 16 bit before: nobody draws in fp32 there.
-    """
-    if pipe.device.type == "cuda":
-        to_fast_dtype(pipe, workload.networks_of(pipe))
+    """The pipe accelerated, with the process-wide allocator held by a pipe beside it."""
     around = _allocator_on(pipe.device) if "allocator" in plan else None
     sdaccel.accelerate(pipe, plan.override(allocator=False) if around else plan)
 
@@ -182,7 +201,6 @@ def _compile(
     around = _allocator_on(pipe.device) if allocator else None
     if allocator and around is None:
         raise Skip("The allocator can't be set here, so this is torch-compile-freezing.")
-    to_fast_dtype(pipe, workload.networks_of(pipe))
     with peers.compiled(pipe, workload.networks_of(pipe), freezing):
         yield Opened(pipe, around=around)
 
@@ -239,18 +257,20 @@ def to_fast_dtype(
 _STOCK_AND_PEERS = (
     Rung(BASELINE, "stock", "diffusers as it comes", _stock),
     Rung(STAND_IN, "stock", "16 bit and channels-last", _stock_16bit),
-    Rung("torch-compile", "peer", "each network one graph", _compile),
+    Rung("torch-compile", "peer", "each network one graph", _compile, "anywhere"),
     Rung(
         "torch-compile-freezing",
         "peer",
         "and with frozen weights, channels-last",
         lambda pipe, workload: _compile(pipe, workload, freezing=True),
+        "anywhere",
     ),
     Rung(
         "torch-compile-freezing-malloc",
         "peer",
         "and with malloc set as the allocator pass sets it",
         lambda pipe, workload: _compile(pipe, workload, freezing=True, allocator=True),
+        "anywhere",
     ),
     Rung("openvino", "peer", "static shapes, latency hint", _openvino),
 )

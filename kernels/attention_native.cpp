@@ -2,26 +2,22 @@
 //
 // Lanes are queries, 64 of them a block. So scores are a product key x query^T, whose maxima and
 // sums need no exchange between lanes, and channels, which are broadcast, need no padding. Both
-// products are one micro-kernel: 4 broadcast rows times 64 lanes, 16 accumulators in registers.
-// In bfloat16 VDPBF16PS takes two products a lane into fp32: neighbouring channels for the scores,
-// neighbouring keys for the sum of values. Softmax is online and fp32 throughout; what leaves it
-// is rounded to bfloat16 only as a factor of the second product.
+// products are one function: rows, of keys or of channels of values, times the lanes. With AMX it
+// multiplies in tiles, 32 queries a block, and pads channels to 32. In bfloat16 an instruction sums
+// over two neighbours into fp32: channels for the scores, keys for the sum of values. Softmax is
+// online and fp32 throughout; what leaves it is rounded to bfloat16 only as a factor of the second
+// product.
 //
 // Online softmax: Milakov and Gimelshein (2018); blocks: Dao et al., "FlashAttention" (2022).
 
-#include <immintrin.h>
+#include "attention_native_kinds.h"
 
-#include <cmath>
-#include <cstdint>
 #include <cstdlib>
-#include <cstring>
 
 namespace {
 
-constexpr int64_t LANES = 64;  // queries of a block: four registers
-constexpr int64_t KEYS = 64;   // keys of a block: 16 KiB of scores stay in the first cache
-constexpr int64_t ROWS = 4;    // rows of the micro-kernel
 constexpr float LEAST = -1e30f;
+constexpr float TOLERATED = 8.0f;  // sums are rescaled once a maximum has grown by 2 to this power
 
 // Positions of an element: batch, head and token; channels lie side by side.
 struct Tensor {
@@ -30,95 +26,6 @@ struct Tensor {
 };
 
 int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-// 2 to the power x for x <= 0: Taylor's series to the sixth power, 1.2e-7 from it at most.
-inline __m512 exp2_of(__m512 x) {
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 part = _mm512_sub_ps(x, whole);
-  __m512 y = _mm512_set1_ps(1.5403530e-4f);
-  y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1.3333558e-3f));
-  y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(9.6181291e-3f));
-  y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(5.5504109e-2f));
-  y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(2.4022651e-1f));
-  y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(6.9314718e-1f));
-  y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(y, whole);
-}
-
-// How a dtype is multiplied: `Element` as it lies in memory, `Group` what one broadcast holds.
-struct Single {
-  using Element = float;
-  using Group = float;
-  static constexpr int64_t TOGETHER = 1;
-
-  static __m512 broadcast(const Group *from) { return _mm512_set1_ps(*from); }
-  static __m512 load(const Group *from) { return _mm512_loadu_ps(from); }
-  static __m512 multiply(__m512 sum, __m512 one, __m512 other) {
-    return _mm512_fmadd_ps(one, other, sum);
-  }
-  // The weights of 16 queries for one key.
-  static void store(Group *to, const __m512 *weights) { _mm512_storeu_ps(to, weights[0]); }
-  static Element round(float value) { return value; }
-};
-
-#ifdef __AVX512BF16__
-struct Half {
-  using Element = uint16_t;
-  using Group = uint32_t;
-  static constexpr int64_t TOGETHER = 2;
-
-  static __m512 broadcast(const Group *from) {
-    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*from)));
-  }
-  static __m512 load(const Group *from) { return _mm512_loadu_ps(from); }
-  static __m512 multiply(__m512 sum, __m512 one, __m512 other) {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh &>(one),
-                            reinterpret_cast<__m512bh &>(other));
-  }
-  // The weights of 16 queries for two keys, those of a query side by side.
-  static void store(Group *to, const __m512 *weights) {
-    const __m512bh rounded = _mm512_cvtne2ps_pbh(weights[1], weights[0]);
-    const __m512i order = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0);
-    _mm512_storeu_si512(
-        to, _mm512_permutexvar_epi16(order, reinterpret_cast<const __m512i &>(rounded)));
-  }
-  static Element round(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if (std::isnan(value)) return 0x7fc0;
-    return static_cast<Element>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-  }
-};
-#endif
-
-// to[row][16 lanes * column] = sum over groups of rows[row] * lanes; added to what is there where
-// `adding`: sums of blocks are summed, so that rounding doesn't grow with the number of keys. A
-// group of a row lies `step` after the one before.
-template <class Kind>
-inline void product(const typename Kind::Group *rows, int64_t row_stride, int64_t step,
-                    const typename Kind::Group *lanes, int64_t groups, float *to, bool adding) {
-  __m512 sums[ROWS][4];
-  for (int64_t row = 0; row < ROWS; ++row)
-    for (int64_t column = 0; column < 4; ++column) sums[row][column] = _mm512_setzero_ps();
-  for (int64_t group = 0; group < groups; ++group) {
-    __m512 loaded[4];
-    for (int64_t column = 0; column < 4; ++column)
-      loaded[column] = Kind::load(lanes + group * LANES + 16 * column);
-    for (int64_t row = 0; row < ROWS; ++row) {
-      const __m512 one = Kind::broadcast(rows + row * row_stride + group * step);
-      for (int64_t column = 0; column < 4; ++column)
-        sums[row][column] = Kind::multiply(sums[row][column], one, loaded[column]);
-    }
-  }
-  for (int64_t row = 0; row < ROWS; ++row)
-    for (int64_t column = 0; column < 4; ++column) {
-      float *place = to + row * LANES + 16 * column;
-      const __m512 sum = sums[row][column];
-      _mm512_storeu_ps(place, adding ? _mm512_add_ps(_mm512_loadu_ps(place), sum) : sum);
-    }
-}
 
 // The sizes of a problem, and of its packed copies in groups.
 template <class Kind>
@@ -129,30 +36,84 @@ struct Sizes {
   Sizes(const int64_t *given)
       : batches(given[0]), heads(given[1]), key_heads(given[2]), queries(given[3]), keys(given[4]),
         channels(given[5]) {
-    channel_groups = rounded_up(channels, Kind::TOGETHER) / Kind::TOGETHER;
-    key_blocks = (keys + KEYS - 1) / KEYS;
-    value_channels = rounded_up(channels, ROWS);
+    channel_groups = rounded_up(channels, Kind::TOGETHER * Kind::GROUPS) / Kind::TOGETHER;
+    key_blocks = (keys + Kind::KEYS - 1) / Kind::KEYS;
+    value_channels = rounded_up(channels, Kind::ROWS);
   }
-  int64_t packed_keys() const { return key_blocks * KEYS * channel_groups; }
-  int64_t packed_values() const { return key_blocks * KEYS / Kind::TOGETHER * value_channels; }
+  int64_t packed_keys() const { return key_blocks * Kind::KEYS * channel_groups; }
+  int64_t packed_values() const { return key_blocks * Kind::KEYS / Kind::TOGETHER * value_channels; }
 };
 
-// Keys side by side, channels padded to whole groups; values in groups of neighbouring keys.
+// Keys as they lie, their channels padded to whole groups; values a block of keys at a time,
+// channel by channel. What is padded is zero.
 template <class Kind>
 void pack(const Sizes<Kind> &sizes, const typename Kind::Element *key, int64_t key_token,
           const typename Kind::Element *value, int64_t value_token, typename Kind::Group *keys,
           typename Kind::Group *values) {
-  using Element = typename Kind::Element;
-  auto *key_out = reinterpret_cast<Element *>(keys);
-  auto *value_out = reinterpret_cast<Element *>(values);
-  const int64_t width = sizes.channel_groups * Kind::TOGETHER;
-  for (int64_t token = 0; token < sizes.keys; ++token) {
-    std::memcpy(key_out + token * width, key + token * key_token, sizes.channels * sizeof(Element));
-    Element *to = value_out + token / Kind::TOGETHER * sizes.value_channels * Kind::TOGETHER +
-                  token % Kind::TOGETHER;
-    const Element *from = value + token * value_token;
-    for (int64_t channel = 0; channel < sizes.channels; ++channel)
-      to[channel * Kind::TOGETHER] = from[channel];
+  constexpr int64_t TOGETHER = Kind::TOGETHER, ACROSS = Kind::KEYS / TOGETHER;
+  for (int64_t token = 0; token < sizes.key_blocks * Kind::KEYS; ++token)
+    for (int64_t group = 0; group < sizes.channel_groups; group += 16) {
+      const int64_t channels = token < sizes.keys ? sizes.channels - group * TOGETHER : 0;
+      const __m512i loaded =
+          Kind::load(channels > 0 ? key + token * key_token + group * TOGETHER : key, channels);
+      _mm512_mask_storeu_epi32(keys + token * sizes.channel_groups + group,
+                               first_of(sizes.channel_groups - group), loaded);
+    }
+  for (int64_t token = 0; token < sizes.key_blocks * Kind::KEYS; token += 16 * TOGETHER)
+    for (int64_t channel = 0; channel < sizes.channels; channel += 16) {
+      __m512i rows[16];
+      for (int64_t row = 0; row < 16; ++row) {
+        const int64_t first = token + row * TOGETHER;
+        rows[row] = Kind::load_group(value + first * value_token + channel, value_token,
+                                     sizes.keys - first, sizes.channels - channel);
+      }
+      transpose(rows);
+      auto *to = values + token / Kind::KEYS * ACROSS * sizes.value_channels +
+                 token % Kind::KEYS / TOGETHER;
+      for (int64_t row = 0; row < 16 && channel + row < sizes.value_channels; ++row)
+        _mm512_storeu_si512(to + (channel + row) * ACROSS, rows[row]);
+    }
+}
+
+// Queries, channel group by channel group; those that are missing are zero.
+template <class Kind>
+void pack_queries(const Sizes<Kind> &sizes, const typename Kind::Element *query, int64_t token,
+                  int64_t queries, typename Kind::Group *to) {
+  for (int64_t lane = 0; lane < Kind::LANES; lane += 16)
+    for (int64_t group = 0; group < sizes.channel_groups; group += 16) {
+      __m512i rows[16];
+      for (int64_t row = 0; row < 16; ++row) {
+        const int64_t channel = group * Kind::TOGETHER;
+        rows[row] = lane + row < queries && channel < sizes.channels
+                        ? Kind::load(query + (lane + row) * token + channel,
+                                     sizes.channels - channel)
+                        : _mm512_setzero_si512();
+      }
+      transpose(rows);
+      for (int64_t row = 0; row < 16 && group + row < sizes.channel_groups; ++row)
+        _mm512_storeu_si512(to + (group + row) * Kind::LANES + lane, rows[row]);
+    }
+}
+
+// Sums, channel by channel, over their totals, token by token.
+template <class Kind>
+void unpack(const Sizes<Kind> &sizes, const float *sums, const __m512 *totals, int64_t queries,
+            typename Kind::Element *result, int64_t token) {
+  for (int64_t lane = 0; lane < queries; lane += 16) {
+    const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1.0f), totals[lane / 16]);
+    for (int64_t channel = 0; channel < sizes.channels; channel += 16) {
+      __m512i rows[16];
+      for (int64_t row = 0; row < 16; ++row) {
+        const float *from = sums + (channel + row) * Kind::LANES + lane;
+        rows[row] = channel + row < sizes.channels
+                        ? _mm512_castps_si512(_mm512_mul_ps(_mm512_loadu_ps(from), inverse))
+                        : _mm512_setzero_si512();
+      }
+      transpose(rows);
+      for (int64_t row = 0; row < 16 && lane + row < queries; ++row)
+        Kind::store(result + (lane + row) * token + channel, _mm512_castsi512_ps(rows[row]),
+                    sizes.channels - channel);
+    }
   }
 }
 
@@ -164,96 +125,89 @@ struct Workspace {
   void *memory;
 
   explicit Workspace(const Sizes<Kind> &sizes) {
-    const int64_t parts[] = {KEYS * LANES * 4, sizes.value_channels * LANES * 4,
-                             sizes.channel_groups * LANES * 4, KEYS / Kind::TOGETHER * LANES * 4};
+    const int64_t parts[] = {Kind::KEYS, sizes.value_channels, sizes.channel_groups,
+                             Kind::KEYS / Kind::TOGETHER};
     int64_t total = 0;
-    for (int64_t part : parts) total += part;
+    for (int64_t part : parts) total += part * Kind::LANES * 4;
     memory = std::aligned_alloc(64, total);
-    char *next = static_cast<char *>(memory);
-    scores = reinterpret_cast<float *>(next);
-    sums = reinterpret_cast<float *>(next += parts[0]);
-    query = reinterpret_cast<typename Kind::Group *>(next += parts[1]);
-    weights = reinterpret_cast<typename Kind::Group *>(next += parts[2]);
+    float *next = static_cast<float *>(memory);
+    scores = next;
+    sums = next += parts[0] * Kind::LANES;
+    query = reinterpret_cast<typename Kind::Group *>(next += parts[1] * Kind::LANES);
+    weights = reinterpret_cast<typename Kind::Group *>(next += parts[2] * Kind::LANES);
   }
   ~Workspace() { std::free(memory); }
   Workspace(const Workspace &) = delete;
 };
 
-// Turns a block of scores into weights relative to a new maximum; returns by `totals` their sums
-// and by `maxima` the maxima, and scales what was summed before to them.
+// Turns a block of scores into weights, 2 to the power of what they lie above `maxima`, and adds
+// them to `totals`. Where scores lie far above, the maxima are raised, and what was summed before
+// is scaled to them. All lanes at once: a lane's maximum and its sum are chains of operations, and
+// one chain alone would wait.
 template <class Kind>
 void softmax(Workspace<Kind> &work, int64_t keys, float scale, int64_t value_channels,
              __m512 *maxima, __m512 *totals) {
+  constexpr int64_t LANES = Kind::LANES, COLUMNS = LANES / 16;
   const __m512 factor = _mm512_set1_ps(scale);
-  for (int64_t column = 0; column < 4; ++column) {
-    __m512 most = _mm512_set1_ps(LEAST);
-    for (int64_t key = 0; key < keys; ++key)
-      most = _mm512_max_ps(most, _mm512_loadu_ps(work.scores + key * LANES + 16 * column));
-    most = _mm512_max_ps(_mm512_mul_ps(most, factor), maxima[column]);
-    if (_mm512_cmp_ps_mask(most, maxima[column], _CMP_NEQ_UQ)) {
-      const __m512 decay = exp2_of(_mm512_sub_ps(maxima[column], most));
-      totals[column] = _mm512_mul_ps(totals[column], decay);
-      for (int64_t channel = 0; channel < value_channels; ++channel) {
-        float *sum = work.sums + channel * LANES + 16 * column;
-        _mm512_storeu_ps(sum, _mm512_mul_ps(_mm512_loadu_ps(sum), decay));
-      }
-      maxima[column] = most;
+  __m512 most[COLUMNS];
+  for (int64_t column = 0; column < COLUMNS; ++column) most[column] = maxima[column];
+  for (int64_t key = 0; key < keys; ++key)
+    for (int64_t column = 0; column < COLUMNS; ++column) {
+      const __m512 score = _mm512_loadu_ps(work.scores + key * LANES + 16 * column);
+      most[column] = _mm512_max_ps(most[column], _mm512_mul_ps(score, factor));
     }
-    __m512 total = _mm512_setzero_ps();
-    for (int64_t group = 0; group < KEYS / Kind::TOGETHER; ++group) {
+  for (int64_t column = 0; column < COLUMNS; ++column) {
+    const __m512 bound = _mm512_add_ps(maxima[column], _mm512_set1_ps(TOLERATED));
+    if (!_mm512_cmp_ps_mask(most[column], bound, _CMP_GT_OQ)) continue;
+    const __m512 decay = exp2_of(_mm512_sub_ps(maxima[column], most[column]), Kind::EXP2);
+    totals[column] = _mm512_mul_ps(totals[column], decay);
+    for (int64_t channel = 0; channel < value_channels; ++channel) {
+      float *sum = work.sums + channel * LANES + 16 * column;
+      _mm512_storeu_ps(sum, _mm512_mul_ps(_mm512_loadu_ps(sum), decay));
+    }
+    maxima[column] = most[column];
+  }
+  for (int64_t group = 0; group < Kind::KEYS / Kind::TOGETHER; ++group)
+    for (int64_t column = 0; column < COLUMNS; ++column) {
       __m512 weights[Kind::TOGETHER];
       for (int64_t each = 0; each < Kind::TOGETHER; ++each) {
         const int64_t key = group * Kind::TOGETHER + each;
         const __m512 score = _mm512_loadu_ps(work.scores + key * LANES + 16 * column);
-        weights[each] = key < keys ? exp2_of(_mm512_fmsub_ps(score, factor, most))
-                                   : _mm512_setzero_ps();
-        total = _mm512_add_ps(total, weights[each]);
+        weights[each] = key < keys
+                            ? exp2_of(_mm512_fmsub_ps(score, factor, maxima[column]), Kind::EXP2)
+                            : _mm512_setzero_ps();
+        totals[column] = _mm512_add_ps(totals[column], weights[each]);
       }
-      Kind::store(work.weights + group * LANES + 16 * column, weights);
+      Kind::store_weights(work.weights + group * LANES + 16 * column, weights);
     }
-    totals[column] = _mm512_add_ps(totals[column], total);
-  }
 }
 
-// A block of up to 64 queries against all keys.
+// A block of queries against all keys.
 template <class Kind>
 void attend(const Sizes<Kind> &sizes, Workspace<Kind> &work, const typename Kind::Element *query,
             int64_t query_token, int64_t queries, const typename Kind::Group *keys,
             const typename Kind::Group *values, float scale, typename Kind::Element *result,
             int64_t result_token) {
-  using Element = typename Kind::Element;
-  auto *packed = reinterpret_cast<Element *>(work.query);
-  std::memset(work.query, 0, sizes.channel_groups * LANES * 4);
-  for (int64_t lane = 0; lane < queries; ++lane)
-    for (int64_t channel = 0; channel < sizes.channels; ++channel)
-      packed[(channel / Kind::TOGETHER * LANES + lane) * Kind::TOGETHER + channel % Kind::TOGETHER] =
-          query[lane * query_token + channel];
-  std::memset(work.sums, 0, sizes.value_channels * LANES * 4);
-  __m512 maxima[4], totals[4];
-  for (int64_t column = 0; column < 4; ++column) {
+  constexpr int64_t LANES = Kind::LANES, KEYS = Kind::KEYS, COLUMNS = LANES / 16;
+  pack_queries<Kind>(sizes, query, query_token, queries, work.query);
+  __m512 maxima[COLUMNS], totals[COLUMNS];
+  for (int64_t column = 0; column < COLUMNS; ++column) {
     maxima[column] = _mm512_set1_ps(LEAST);
     totals[column] = _mm512_setzero_ps();
+    for (int64_t channel = 0; channel < sizes.value_channels; ++channel)
+      _mm512_storeu_ps(work.sums + channel * LANES + 16 * column, _mm512_setzero_ps());
   }
   for (int64_t block = 0; block < sizes.key_blocks; ++block) {
     const int64_t inside = sizes.keys - block * KEYS < KEYS ? sizes.keys - block * KEYS : KEYS;
-    const auto *key = keys + block * KEYS * sizes.channel_groups;
-    for (int64_t row = 0; row < inside; row += ROWS)
-      product<Kind>(key + row * sizes.channel_groups, sizes.channel_groups, 1, work.query,
-                    sizes.channel_groups, work.scores + row * LANES, false);
+    product<Kind>(keys + block * KEYS * sizes.channel_groups, rounded_up(inside, Kind::ROWS),
+                  sizes.channel_groups, work.query, sizes.channel_groups, work.scores, false);
     softmax<Kind>(work, inside, scale, sizes.value_channels, maxima, totals);
-    const int64_t groups = (inside + Kind::TOGETHER - 1) / Kind::TOGETHER;
-    const auto *value = values + block * KEYS / Kind::TOGETHER * sizes.value_channels;
-    for (int64_t channel = 0; channel < sizes.value_channels; channel += ROWS)
-      product<Kind>(value + channel, 1, sizes.value_channels, work.weights, groups,
-                    work.sums + channel * LANES, true);
+    product<Kind>(values + block * KEYS / Kind::TOGETHER * sizes.value_channels,
+                  sizes.value_channels, KEYS / Kind::TOGETHER, work.weights,
+                  rounded_up(inside, Kind::TOGETHER * Kind::GROUPS) / Kind::TOGETHER, work.sums,
+                  true);
   }
-  float inverse[LANES];
-  for (int64_t column = 0; column < 4; ++column)
-    _mm512_storeu_ps(inverse + 16 * column, _mm512_div_ps(_mm512_set1_ps(1.0f), totals[column]));
-  for (int64_t lane = 0; lane < queries; ++lane)
-    for (int64_t channel = 0; channel < sizes.channels; ++channel)
-      result[lane * result_token + channel] =
-          Kind::round(work.sums[channel * LANES + lane] * inverse[lane]);
+  unpack<Kind>(sizes, work.sums, totals, queries, result, result_token);
 }
 
 template <class Kind>
@@ -262,9 +216,9 @@ int attention(const int64_t *given, const Tensor *tensors, float scale, int thre
   using Group = typename Kind::Group;
   const Sizes<Kind> sizes(given);
   const int64_t pairs = sizes.batches * sizes.key_heads;
-  const int64_t blocks = (sizes.queries + LANES - 1) / LANES;
+  const int64_t blocks = (sizes.queries + Kind::LANES - 1) / Kind::LANES;
   const int64_t each = sizes.packed_keys() + sizes.packed_values();
-  auto *packed = static_cast<Group *>(std::calloc(pairs * each, sizeof(Group)));
+  auto *packed = static_cast<Group *>(std::malloc(pairs * each * sizeof(Group)));
   if (packed == nullptr) return 1;
   const auto at = [](const Tensor &tensor, int64_t batch, int64_t head) {
     return static_cast<Element *>(tensor.data) + batch * tensor.batch + head * tensor.head;
@@ -279,12 +233,14 @@ int attention(const int64_t *given, const Tensor *tensors, float scale, int thre
                  packed + pair * each + sizes.packed_keys());
     }
     Workspace<Kind> work(sizes);
+    [[maybe_unused]] const typename Kind::Scope scope;
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < sizes.batches * sizes.heads * blocks; ++task) {
       const int64_t block = task % blocks, head = task / blocks % sizes.heads;
       const int64_t batch = task / blocks / sizes.heads;
-      const int64_t first = block * LANES;
-      const int64_t left = sizes.queries - first < LANES ? sizes.queries - first : LANES;
+      const int64_t first = block * Kind::LANES;
+      const int64_t left =
+          sizes.queries - first < Kind::LANES ? sizes.queries - first : Kind::LANES;
       const Group *keys = packed + (batch * sizes.key_heads +
                                     head / (sizes.heads / sizes.key_heads)) * each;
       attend<Kind>(sizes, work, at(tensors[0], batch, head) + first * tensors[0].token,
@@ -305,9 +261,15 @@ extern "C" int sdaccel_attention_float32(const int64_t *sizes, const Tensor *ten
   return attention<Single>(sizes, tensors, scale, threads);
 }
 
+#ifdef __AMX_BF16__
+using BFloat16 = Tiles;
+#elif defined(__AVX512BF16__)
+using BFloat16 = Half;
+#endif
+
 #ifdef __AVX512BF16__
 extern "C" int sdaccel_attention_bfloat16(const int64_t *sizes, const Tensor *tensors, float scale,
                                           int threads) {
-  return attention<Half>(sizes, tensors, scale, threads);
+  return attention<BFloat16>(sizes, tensors, scale, threads);
 }
 #endif

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 
 from ..machine import processor
-from .native import BuildError, library
+from .native import AVX512, BuildError, library, tiles_allowed, without_avx512
 from .operator import UnsupportedError
 
-_BASE = ("avx512f", "avx512bw")
+_HALF = ("avx512bf16",)
+_TILES = ("amx-tile", "amx-bf16")
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -83,8 +84,8 @@ def unavailable(dtype: torch.dtype) -> str | None:
     features = processor().features
     if dtype not in _DTYPES:
         return f"no attention of its own for {str(dtype).removeprefix('torch.')} on a CPU"
-    if not set(_BASE) <= set(features):
-        return "this CPU has no AVX-512"
+    if (reason := without_avx512()) is not None:
+        return reason
     if dtype == torch.bfloat16 and "avx512_bf16" not in features:
         return "this CPU can't multiply bfloat16 (no AVX512_BF16)"
     try:
@@ -96,9 +97,10 @@ def unavailable(dtype: torch.dtype) -> str | None:
 
 @functools.cache
 def _function(dtype: torch.dtype) -> Any:
-    half = ("avx512bf16",) if "avx512_bf16" in processor().features else ()
-    function = getattr(
-        library("attention_native", _BASE + half), f"sdaccel_attention_{_DTYPES[dtype]}"
-    )
+    features = processor().features
+    half = _HALF if "avx512_bf16" in features else ()
+    tiles = _TILES if half and "amx_bf16" in features and tiles_allowed() else ()
+    built = library("attention_native", AVX512 + half + tiles)
+    function = getattr(built, f"sdaccel_attention_{_DTYPES[dtype]}")
     function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float, ctypes.c_int)
     return function

@@ -9,6 +9,8 @@ contiguous or both channels-last; x of other strides is copied first, and y is t
 Statistics and arithmetic are fp32, rounded once. Beyond 2^30 pixels, or 16,384 channels a group
 that is read twice, plain torch computes.
 
+On a CPU with AVX-512 machine code computes (`group_norm_native`).
+
 Memory: a group of up to 32,768 elements (channels and pixels each rounded up to a power of two) is
 held in registers by one program: one read and one write, 4 bytes an element in 16 bit. Larger ones
 are read twice, 6 bytes: means and squared deviations of spans of pixels, by channel; from these a
@@ -30,6 +32,7 @@ import torch
 from ..errors import ArgumentError
 from .arguments import check_device, check_float, check_shape
 from .cost import Cost, size
+from .group_norm_native import group_norm_native
 from .group_statistics import apply_kernel, coefficients_kernel, moments_kernel
 from .language import tl, triton
 from .operator import Config, Operator, UnsupportedError, launch
@@ -300,4 +303,5 @@ _OP = Operator(
     launch=_run,
     reference=group_norm_silu_reference,
     fake=lambda x, *_: torch.empty_like(_laid_out(x)),
+    native=lambda x, *more: group_norm_native(_laid_out(x), *more),
 )

@@ -11,6 +11,7 @@ import math
 import torch
 
 from .pieces import pieces, room_for
+from .rotary import of_both
 
 _PIECE = 1 << 17
 
@@ -27,7 +28,7 @@ def norm_rope_in_pieces(
     rotary_dim: int,
     eps: float,
 ) -> None:
-    """Normalise and rotate x (B, S, H, D) by pairs (B, S, 1 or H, rotary_dim / 2) in place."""
+    """Normalise and rotate x (B, S, H, D) in place, by tables as `pairs_of` has them."""
     if not x.numel():
         return
     shape = x.shape[2:] if across_heads else x.shape[3:]
@@ -69,10 +70,11 @@ def _normalise(
 
 def _rotate(y: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: str) -> None:
     """Rotate a few tokens (S, H, D) in fp32, in place."""
-    if layout == "half":
+    if layout != "interleaved":
         first, second = y.chunk(2, -1)
+        (cos, cos_again), (sin, sin_again) = (of_both(each, layout) for each in (cos, sin))
         turned = (first * cos).sub_(second * sin)
-        second.mul_(cos).add_(first * sin)
+        second.mul_(cos_again).add_(first * sin_again)
         first.copy_(turned)
     elif y.stride(1) % 2:
         pairs = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous())

@@ -171,7 +171,7 @@ def _run(
     eps: float,
 ) -> None:
     dim, turned = query.shape[-1], 0 if cos is None else rotary_dim
-    half = turned > 0 and layout == "half"
+    half = turned > 0 and layout != "interleaved"
     blocks = _blocks(query, key, dim - turned // 2 if half else (dim + 1) // 2, across_heads)
     programs = [
         each.shape[0] * each.shape[1] * triton.cdiv(each.shape[2], blocks["HEADS"])
@@ -340,6 +340,7 @@ def ahead_of_time() -> Iterator[str]:
         ("LTX", 32, 32, 64, "rms", True, "interleaved", (2, 4096, 2048)),
         ("SD3", 24, 24, 64, "rms", False, "interleaved", None),
         ("CogView4", 32, 32, 128, "layer", False, "half", (4096, 128)),
+        ("ErnieImage", 24, 24, 128, "rms", False, "half_each", (2, 4096, 1, 128)),
     )
     for name, heads, key_heads, dim, norm, across_heads, layout, shape in cases:
         all_heads = heads + 2 * key_heads

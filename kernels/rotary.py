@@ -6,6 +6,9 @@
 Pairs are channels (2i, 2i + 1) in the layout "interleaved" (FLUX, Wan, LTX, HunyuanVideo; complex
 numbers in Qwen-Image, Z-Image, Lumina2) and (i, i + D/2) in the layout "half" (Cosmos, CogView4).
 The tables have the value of each pair once, (S, D/2), or twice, (S, D) in the order of the layout.
+In the layout "half_each" (ErnieImage) pairs are as in "half", but each channel has a value of its
+own, (S, D): first by that of i, second by that of i + D/2, which is no rotation but what was
+trained.
 In front of S there may be a batch, and behind it heads, each 1 where all share it: (B, S, D),
 (1, S, 1, D), (B, S, H, D); heads may also lie flat, (B, S, H * D). D is what is rotated of a head.
 
@@ -14,7 +17,7 @@ Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embeddin
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -22,7 +25,8 @@ from ..errors import ArgumentError
 from .arguments import check_choice, check_device, check_float, check_shape
 from .language import tl, triton
 
-Layout = Literal["interleaved", "half"]
+Layout = Literal["interleaved", "half", "half_each"]
+_LAYOUTS = get_args(Layout)
 
 
 @triton.jit
@@ -100,6 +104,9 @@ def turn(
         cos = tl.load(cos_ptr + row + pair, inside & turned, 0.0).to(tl.float32)
         sin = tl.load(sin_ptr + row + pair, inside & turned, 0.0).to(tl.float32)
         cos_again, sin_again = cos, sin
+    elif FORM == "each":
+        cos, cos_again = load_pairs(cos_ptr, row, inside, True, TURNED, TURNED, PAIRS)
+        sin, sin_again = load_pairs(sin_ptr, row, inside, True, TURNED, TURNED, PAIRS)
     elif FORM == "twice":
         cos, cos_again = load_pairs(cos_ptr, row, inside, False, TURNED, TURNED, PAIRS)
         sin, sin_again = load_pairs(sin_ptr, row, inside, False, TURNED, TURNED, PAIRS)
@@ -119,7 +126,11 @@ def tables(freqs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def pairs_of(
     name: str, table: torch.Tensor, query: torch.Tensor, layout: str, rotary_dim: int
 ) -> torch.Tensor:
-    """A table as (B, S, 1 or H, rotary_dim / 2), a view; raises `ArgumentError` if it can't be."""
+    """A table as (B, S, 1 or H, rotary_dim / 2), a view; raises `ArgumentError` if it can't be.
+
+    Its last dimension is rotary_dim where each channel has a value of its own.
+    """
+    each = layout == "half_each"
     batches, tokens, heads, _ = query.shape
     seen, width = table, table.shape[-1] if table.dim() else 0
     if table.dim() == 3 and heads > 1 and width == heads * rotary_dim:
@@ -127,19 +138,19 @@ def pairs_of(
     elif table.dim() in (2, 3):
         seen = table.unsqueeze(-2)
     seen = seen[None] if seen.dim() == 3 else seen
-    if width in (rotary_dim, heads * rotary_dim):
+    if not each and width in (rotary_dim, heads * rotary_dim):
         seen = seen[..., ::2] if layout == "interleaved" else seen[..., : rotary_dim // 2]
     fits = (
         seen.dim() == 4
         and seen.shape[0] in (1, batches)
         and seen.shape[2] in (1, heads)
-        and (seen.shape[1], seen.shape[3]) == (tokens, rotary_dim // 2)
+        and (seen.shape[1], seen.shape[3]) == (tokens, rotary_dim if each else rotary_dim // 2)
     )
     if not fits:
+        once = "" if each else f" or {[tokens, rotary_dim // 2]}"
         raise ArgumentError(
-            f"{name} has shape {list(table.shape)}; {[tokens, rotary_dim]} or "
-            f"{[tokens, rotary_dim // 2]} was expected, with a batch or heads if need be "
-            "(rotary_dim says how many channels are rotated)"
+            f"{name} has shape {list(table.shape)}; {[tokens, rotary_dim]}{once} was expected, "
+            "with a batch or heads if need be (rotary_dim says how many channels are rotated)"
         )
     return seen.expand(batches, -1, -1, -1)
 
@@ -147,22 +158,24 @@ def pairs_of(
 def read_tables(
     cos: torch.Tensor, sin: torch.Tensor, query: torch.Tensor, layout: str, rotary_dim: int
 ) -> tuple[str, torch.Tensor, torch.Tensor]:
-    """How a kernel reads the tables, and their pairs, (B, S, 1 or H, rotary_dim / 2).
+    """How a kernel reads the tables, and them as `pairs_of` has them.
 
     "once": each pair's value lies beside the next; "twice": at every other place, the same between;
-    "complex": each sin lies behind its cos. Strides are the same for both; other tables are copied.
+    "complex": each sin lies behind its cos; "each": those of first, then those of second. Strides
+    are the same for both; other tables are copied.
     """
+    dense = "each" if layout == "half_each" else "once"
     seen_cos = pairs_of("cos", cos, query, layout, rotary_dim)
     seen_sin = pairs_of("sin", sin, query, layout, rotary_dim)
     if seen_cos.stride() == seen_sin.stride():
         step = seen_cos.stride(-1)
         if step == 1:
-            return "once", seen_cos, seen_sin
-        if step == 2 and cos.stride(-1) == sin.stride(-1) == 1:
+            return dense, seen_cos, seen_sin
+        if dense == "once" and step == 2 and cos.stride(-1) == sin.stride(-1) == 1:
             return "twice", seen_cos, seen_sin
-        if step == 2 and _are_parts(cos, sin):
+        if dense == "once" and step == 2 and _are_parts(cos, sin):
             return "complex", seen_cos, seen_sin
-    return "once", seen_cos.contiguous(), seen_sin.contiguous()
+    return dense, seen_cos.contiguous(), seen_sin.contiguous()
 
 
 def _are_parts(cos: torch.Tensor, sin: torch.Tensor) -> bool:
@@ -179,7 +192,7 @@ def check_tables(
     rotary_dim: int,
 ) -> None:
     """Raise `ArgumentError` for tables that don't go together, or not with query and key."""
-    check_choice("layout", layout, ("interleaved", "half"))
+    check_choice("layout", layout, _LAYOUTS)
     if cos is None and sin is None:
         return
     if cos is None or sin is None:
@@ -201,13 +214,22 @@ def check_tables(
         check_shape((-1, -1, query.shape[2], -1), key=key)
 
 
+def of_both(table: torch.Tensor, layout: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A table as `pairs_of` has it, for the first and for the second of each pair."""
+    if layout != "half_each":
+        return table, table
+    first, second = table.chunk(2, -1)
+    return first, second
+
+
 def rotated(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: str, rotary_dim: int
 ) -> torch.Tensor:
-    """x (B, S, H, D), its first channels rotated by pairs (B, S, 1 or H, rotary_dim / 2)."""
+    """x (B, S, H, D), its first channels rotated by tables as `pairs_of` has them."""
     dim, shape = (-1, (-1, 2)) if layout == "interleaved" else (-2, (2, -1))
     first, second = x[..., :rotary_dim].unflatten(-1, shape).unbind(dim)
-    turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim)
+    (cos, cos_again), (sin, sin_again) = (of_both(each, layout) for each in (cos, sin))
+    turned = torch.stack((first * cos - second * sin, second * cos_again + first * sin_again), dim)
     return torch.cat((turned.flatten(-2), x[..., rotary_dim:]), -1)
 
 

@@ -134,15 +134,12 @@ def _compiled() -> dict[str, bytes]:
 def _measured(target: Target, plan: Plan) -> dict[str, bytes]:
     """The files with attention's verdicts and the calibrations for this pipe."""
     from .passes.attention import Attention
-    from .passes.guidance import GuidanceReuse
-    from .passes.step_cache import StepCache
 
     paths: list[tuple[str, Path]] = []
     for each in plan.passes:
         if isinstance(each, Attention):
             paths.append((_CHOICES, each.choices(target.device, str).path))
-        elif isinstance(each, (StepCache, GuidanceReuse)):
-            paths += [(_CALIBRATIONS, path) for path, _ in each.calibrations(target)]
+        paths += [(_CALIBRATIONS, path) for path, _ in each.calibrations(target)]
     return {f"{kind}/{path.name}": path.read_bytes() for kind, path in paths if path.is_file()}
 
 
@@ -159,8 +156,6 @@ def _restore_compiled(folder: Path, files: Mapping[str, bytes]) -> int:
 def _restore_measured(target: Target, plan: Plan, files: Mapping[str, bytes]) -> None:
     """Add what was saved to what was measured here."""
     from .passes.attention import Attention
-    from .passes.guidance import GuidanceReuse
-    from .passes.step_cache import StepCache
 
     for each in plan.passes:
         if isinstance(each, Attention):
@@ -173,11 +168,10 @@ def _restore_measured(target: Target, plan: Plan, files: Mapping[str, bytes]) ->
                     "attention's choices were measured with other threads or candidates: they are "
                     "measured anew"
                 )
-        elif isinstance(each, (StepCache, GuidanceReuse)):
-            for path, identity in each.calibrations(target):
-                saved = files.get(f"{_CALIBRATIONS}/{path.name}")
-                if saved is not None:
-                    _adopt_calibration(path, identity, saved)
+        for path, identity in each.calibrations(target):
+            measured = files.get(f"{_CALIBRATIONS}/{path.name}")
+            if measured is not None:
+                _adopt_calibration(path, identity, measured)
 
 
 def _adopt_calibration(path: Path, identity: Mapping[str, Any], saved: bytes) -> None:

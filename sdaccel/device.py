@@ -215,7 +215,15 @@ def matmul_ceiling(device: DeviceLike, dtype: torch.dtype) -> float:
 
 
 def copy_ceiling(device: DeviceLike) -> float:
-    """Bytes a second, read plus written, of the best large copy; measured once per process."""
+    """Bytes a second, read plus written, of the best large copy; measured once per process.
+
+    The shortest of 3 to 100 copies within 0.4 seconds, from one buffer to another. Each buffer is
+    twice the last-level caches of the cores that this process may use, within 128 MiB and 1 GiB:
+    were both within a cache, as 128 MiB are in the 480 of a Xeon, that would be measured. On a GPU
+    it is 1 GiB. An untimed copy goes before, so that no page is touched for the first time. What
+    counts besides is the thread count of the first call, and who else reads the memory meanwhile:
+    on a shared machine it is a lower bound.
+    """
     return _measured_copy(_resolve(device))
 
 
@@ -247,14 +255,25 @@ def _matmul_seconds(where: torch.device, dtype: torch.dtype, size: int) -> float
 
 @functools.cache
 def _measured_copy(where: torch.device) -> float:
-    """128 MiB on a CPU, four times the largest common L3; 1 GiB on a GPU, 20 times an H200's L2."""
     import torch
 
-    size = (128 if where.type == "cpu" else 1024) << 20
+    size = _copy_bytes(where)
     with torch.inference_mode():
         source = _random(where, 1 << 20).repeat(size >> 22)
         target = torch.empty_like(source)
-        return 2 * size / _best_seconds(lambda: target.copy_(source), where)
+        copy = functools.partial(target.copy_, source)
+        return 2 * size / _best_seconds(copy, where, budget=0.4, least=3, most=100)
+
+
+def _copy_bytes(where: torch.device) -> int:
+    """The size of a buffer, a multiple of 4 MiB: 1 GiB on a GPU is 20 times an H200's L2."""
+    if where.type != "cpu":
+        return 1 << 30
+    wanted = min(max(128 << 20, 2 * machine.last_level_cache()), 1 << 30)
+    _, available = machine.memory()
+    if available:
+        wanted = min(wanted, available // 8)
+    return max(1, wanted >> 22) << 22
 
 
 def _random(where: torch.device, *shape: int) -> torch.Tensor:
@@ -264,8 +283,14 @@ def _random(where: torch.device, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, device=where, generator=torch.Generator(where).manual_seed(0))
 
 
-def _best_seconds(step: Callable[[], object], where: torch.device) -> float:
-    """The shortest of 2 to 20 timings within a tenth of a second, after a warm-up."""
+def _best_seconds(
+    step: Callable[[], object],
+    where: torch.device,
+    budget: float = 0.1,
+    least: int = 2,
+    most: int = 20,
+) -> float:
+    """The shortest of `least` to `most` timings within a budget of seconds, after a warm-up."""
     import torch
 
     calls = _calls(where)
@@ -280,7 +305,7 @@ def _best_seconds(step: Callable[[], object], where: torch.device) -> float:
 
     timed()
     timings: list[float] = []
-    while len(timings) < 2 or (len(timings) < 20 and sum(timings) < 0.1):
+    while len(timings) < least or (len(timings) < most and sum(timings) < budget):
         timings.append(timed())
     return min(timings) / calls
 

@@ -1,4 +1,4 @@
-"""Cores, instruction sets and memory of this machine, as far as this process may use them.
+"""Cores, instruction sets, caches and memory of this machine, as far as this process may use them.
 
 A container's limits (cgroup v1 and v2) count as the machine's: what lies beyond them gets the
 process killed or throttled. Everything is read from /proc and /sys; `root` lets a test put its own
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +102,27 @@ def _cpu_quota(root: Path) -> float | None:
         if len(maximum) == 2 and maximum[0] not in {"max", "-1"}:
             quotas.append(int(maximum[0]) / int(maximum[1]))
     return min(quotas, default=None)
+
+
+def last_level_cache(root: Path = _ROOT, cores: Collection[int] | None = None) -> int:
+    """Bytes of the caches next to memory that these cores use; 0 where the system doesn't say.
+
+    `cores` are those that this process may run on, unless given. Each cache counts once, however
+    many cores share it.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    if cores is None:
+        cores = affinity(0) if affinity else range(os.cpu_count() or 1)
+    found: dict[tuple[int, str], int] = {}
+    for core in cores:
+        for cache in (root / f"sys/devices/system/cpu/cpu{core}/cache").glob("index*"):
+            level, size = _number(cache, "level"), " ".join(_words(cache / "size"))
+            if level is None or not re.fullmatch(r"\d+K", size):
+                continue
+            sharing = " ".join(_words(cache / "shared_cpu_list")) or str(core)
+            found[level, sharing] = int(size[:-1]) << 10
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last)
 
 
 def memory(root: Path = _ROOT) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import PlanError
 from .passes import NAMES, Effect, Pass, pass_class
 
-_EAGER = ("allocator", "memory_format", "no_ops", "vae", "attention")
+_EAGER = ("allocator", "memory_format", "no_ops", "vae", "attention", "group_norm")
 NAMED: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "eager": _EAGER,

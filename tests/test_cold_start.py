@@ -14,7 +14,8 @@ import sdaccel
 from sdaccel.errors import SavedError, SdaccelWarning
 from sdaccel.passes.attention import Attention
 from sdaccel.passes.attention_choices import Verdict
-from sdaccel.passes.calibration import Calibration, Row, Table
+from sdaccel.passes.calibration import Calibration
+from sdaccel.passes.calibration_tables import Row, Table
 from sdaccel.passes.step_cache import StepCache
 from sdaccel.saved_folder import MANIFEST
 from sdaccel.target import Target

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -232,6 +233,63 @@ def test_the_copy_ceiling_counts_what_is_read_and_what_is_written(
 ) -> None:
     measured = device.copy_ceiling("cpu")
     assert 0 < measured < 1e13
+    monkeypatch.setattr(device, "_copy_bytes", lambda _: 64 << 20)
     monkeypatch.setattr(device, "_best_seconds", lambda *_, **__: 0.5)
     assert device.copy_ceiling("cpu") == measured
-    assert device._measured_copy.__wrapped__(torch.device("cpu")) == 2 * (128 << 20) / 0.5
+    assert device._measured_copy.__wrapped__(torch.device("cpu")) == 2 * (64 << 20) / 0.5
+
+
+@pytest.mark.parametrize(
+    ("cache", "available", "size"),
+    [
+        (0, 0, 128 << 20),
+        (32 << 20, 64 << 30, 128 << 20),
+        (105 << 20, 64 << 30, 208 << 20),
+        (480 << 20, 64 << 30, 960 << 20),
+        (1152 << 20, 64 << 30, 1 << 30),
+        (480 << 20, 2 << 30, 256 << 20),
+        (0, 1 << 20, 4 << 20),
+    ],
+)
+def test_what_is_copied_is_beyond_the_caches_and_within_the_memory(
+    monkeypatch: pytest.MonkeyPatch, cache: int, available: int, size: int
+) -> None:
+    monkeypatch.setattr(machine, "last_level_cache", lambda: cache)
+    monkeypatch.setattr(machine, "memory", lambda: (available, available))
+    assert device._copy_bytes(torch.device("cpu")) == size
+    assert device._copy_bytes(torch.device("cuda", 0)) == 1 << 30
+
+
+def test_no_timed_copy_touches_a_page_for_the_first_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    size, faults = 64 << 20, list[int]()
+
+    def clock() -> float:
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        return len(faults) / 8
+
+    monkeypatch.setattr(device, "_copy_bytes", lambda _: size)
+    monkeypatch.setattr(time, "perf_counter", clock)
+    device._measured_copy.__wrapped__(torch.device("cpu"))
+    first, *timed = [
+        after - before for before, after in zip(faults[::2], faults[1::2], strict=True)
+    ]
+    pages = size / resource.getpagesize()
+    assert first > pages / 600, "of 2 MiB, where the system gives those"
+    assert len(timed) == 4
+    assert max(timed) < min(pages / 600, first / 2)
+
+
+def test_a_copy_that_a_neighbour_slows_down_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a third of a second; what the tenth of a second of a matmul would have ended with."""
+    now = [0.0]
+
+    def copy(*_: Any, **__: Any) -> None:
+        now[0] += 0.1 if now[0] < 0.4 else 0.01
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(device, "_copy_bytes", lambda _: 4 << 20)
+    monkeypatch.setattr(torch.Tensor, "copy_", copy)
+    found = device._measured_copy.__wrapped__(torch.device("cpu"))
+    assert found == pytest.approx(2 * (4 << 20) / 0.01)
+    assert now[0] < 1.0

@@ -151,3 +151,37 @@ def test_cores_are_the_affinity_within_the_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     write(tmp_path, files)
     assert machine.usable_cores(tmp_path) == expected
+
+
+def caches(root: Path, core: int, sharing: str, size: str = "32768K") -> None:
+    home = f"sys/devices/system/cpu/cpu{core}/cache"
+    for index, (level, kind, told, shared) in enumerate(
+        [
+            ("1", "Data", "48K", str(core)),
+            ("1", "Instruction", "64K", str(core)),
+            ("2", "Unified", "2048K", str(core)),
+            ("3", "Unified", size, sharing),
+        ]
+    ):
+        files = {"level": level, "type": kind, "size": told, "shared_cpu_list": shared}
+        write(root, {f"{home}/index{index}/{name}": f"{text}\n" for name, text in files.items()})
+
+
+def test_a_last_level_cache_counts_once_and_those_of_other_cores_do_not(tmp_path: Path) -> None:
+    for core, sharing in enumerate(("0-1", "0-1", "2-3", "2-3", "4-5", "4-5")):
+        caches(tmp_path, core, sharing)
+    assert machine.last_level_cache(tmp_path, {0, 1}) == 32 << 20
+    assert machine.last_level_cache(tmp_path, {1, 2, 3}) == 64 << 20
+
+
+def test_a_cache_of_no_known_size_and_a_system_without_any_are_none(tmp_path: Path) -> None:
+    caches(tmp_path, 0, "0", size="unknown")
+    assert machine.last_level_cache(tmp_path, {0}) == 2 << 20
+    assert machine.last_level_cache(tmp_path, {7}) == 0
+
+
+def test_without_cores_given_it_is_those_that_this_process_may_run_on(tmp_path: Path) -> None:
+    usable = min(os.sched_getaffinity(0))
+    for core in (usable, 99999):
+        caches(tmp_path, core, str(core))
+    assert machine.last_level_cache(tmp_path) == 32 << 20

@@ -20,7 +20,7 @@ FOLDERS = {
     "pipelines": "sdaccel/pipelines",
     "benchmarks": "sdaccel/benchmarks",
 }
-PACKAGED = (".py", ".cpp", ".html", ".css", ".js")
+PACKAGED = (".py", ".cpp", ".h", ".html", ".css", ".js")
 MEGABYTE = 10**6
 
 
@@ -97,7 +97,8 @@ def test_every_module_and_every_weight_is_inside(contents: dict[str, int]) -> No
 
 def test_nothing_else_is_inside(contents: dict[str, int]) -> None:
     code = {name for name in contents if ".dist-info/" not in name}
-    others = {name for name in code if not name.endswith((".py", "/py.typed", "_native.cpp"))}
+    sources = (".py", "/py.typed", "_native.cpp", "_native_kinds.h", "/native_vectors.h")
+    others = {name for name in code if not name.endswith(sources)}
     others = {name for name in others if not name.startswith("sdaccel/shapes/weights/")}
     reporting = {f"sdaccel/benchmarks/reporting/page.{kind}" for kind in ("html", "css", "js")}
     folder = "sdaccel/passes/calibrations"

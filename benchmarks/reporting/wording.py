@@ -26,26 +26,33 @@ def label(row: Row) -> str:
     return f"{row.rung} · {dtype(row)}"
 
 
+_CONTROL = re.compile(r"fewer-steps-(\d+)(?:-(dpm\+\+|unipc))?(-fp32)?")
 _SAMPLERS = {None: "steps", "dpm++": "DPM++", "unipc": "UniPC"}
 
 
 def short(row: Row) -> str:
-    """A rung's name where there is little room: "interval 2", "12 steps", "12 DPM++"."""
+    """A rung's name where there is little room: "interval 2", "12 steps", "12 DPM++ fp32"."""
     options = re.findall(r"\[([^\]]*)\]", row.rung)
     if options:
         return ", ".join(options).replace("=", " ")
-    control = re.fullmatch(r"fewer-steps-(\d+)(?:-(.*))?", row.rung)
+    control = _CONTROL.fullmatch(row.rung)
     if control is None:
         return row.rung
-    return f"{control[1]} {_SAMPLERS[control[2]]}"
+    return f"{control[1]} {_SAMPLERS[control[2]]}{_in_fp32(control[3])}"
 
 
 def family(row: Row) -> str:
     """What a rung is one setting of: "DPM++" of "fewer-steps-12-dpm++", "deepcache"."""
-    control = re.fullmatch(r"fewer-steps-\d+(?:-(.*))?", row.rung)
+    control = _CONTROL.fullmatch(row.rung)
     if control is not None:
-        return "fewer steps" if control[1] is None else _SAMPLERS[control[1]]
-    return re.sub(r"-\d+(\.\d+)?$", "", row.rung)
+        name = "fewer steps" if control[2] is None else _SAMPLERS[control[2]]
+        return name + _in_fp32(control[3])
+    setting = re.fullmatch(r"(.*)-\d+(?:\.\d+)?(-fp32)?", row.rung)
+    return row.rung if setting is None else setting[1] + _in_fp32(setting[2])
+
+
+def _in_fp32(suffix: str | None) -> str:
+    return " fp32" if suffix else ""
 
 
 def role(row: Row) -> str:

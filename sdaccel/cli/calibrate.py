@@ -14,8 +14,10 @@ from .paired_drawing import Task
 from .request import Request, parse_size
 
 if TYPE_CHECKING:
-    from ..passes.calibration import Calibration, Table
+    from ..passes.calibration import Calibration
+    from ..passes.calibration_tables import KeptRow, KeptTable, Row, Table
     from ..passes.step_cache import StepCache
+    from ..planning.calibrate_steps import Draw
     from .terminal import Terminal
 
 _COUNT = 4
@@ -37,16 +39,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--first", type=int, default=0, metavar="N", help="step_cache's first (0)")
     add("--last", type=int, default=1, metavar="N", help="step_cache's last (1)")
     add("--guidance-only", action="store_true", help="add what guidance's budget needs to a file")
+    add("--sparse-attention", action="store_true", help="what its budget needs, of a video model")
     add("-o", "--output", type=Path, metavar="FILE", help="where to keep it (the user's cache)")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     """Draw in full and with schedules of full steps, and keep how far apart they are."""
     from ..passes.calibration import default_path
-    from ..planning.calibrate_steps import calibrate
 
     if options.batch is not None and options.batch < 1:
         raise InputError(f"batch must be a whole number of at least 1, not {options.batch}.")
+    if options.guidance_only and options.sparse_attention:
+        raise InputError("Give either --guidance-only or --sparse-attention.")
     settings = _settings(options)
     chosen = prompts.choose(options.model, options.prompts, False, options.count)
     request = _request(options, chosen)
@@ -58,17 +62,23 @@ def run(options: argparse.Namespace, terminal: Terminal) -> dict[str, Any]:
     if options.guidance_only:
         _check_there(pipe, settings, options.output)
     with terminal.step(f"calibrating with {len(chosen)} prompts", spinner=False):
-        measured = calibrate(
-            pipe,
-            lambda name: task.draw(pipe, name),
-            settings,
-            guidance_alone=options.guidance_only,
-        )
+        measured = _measured(pipe, lambda name: task.draw(pipe, name), settings, options)
     path = options.output or default_path(measured.identity)
     kept = _keep(measured, path)
     unit = "clips" if frames_argument(pipe) else "pictures"
     terminal.say(*_sentences(measured, unit), str(path))
     return {"model": options.model, "file": str(path), **_plain(kept)}
+
+
+def _measured(
+    pipe: Any, draw: Draw, settings: StepCache, options: argparse.Namespace
+) -> Calibration:
+    from ..planning.calibrate_sparse import calibrate_sparse
+    from ..planning.calibrate_steps import calibrate
+
+    if options.sparse_attention:
+        return calibrate_sparse(pipe, draw)
+    return calibrate(pipe, draw, settings, guidance_alone=options.guidance_only)
 
 
 def _settings(options: argparse.Namespace) -> StepCache:
@@ -126,22 +136,34 @@ def _keep(measured: Calibration, path: Path) -> Calibration:
 
 
 def _sentences(measured: Calibration, unit: str) -> list[str]:
+    from ..passes.calibration_tables import said
+
     lines = []
     for table in (*measured.tables, *measured.guidance):
-        lines.append(f"{table.steps} steps at guidance {table.guidance}, {table.prompts} {unit}:")
-        lines += _of_rows(table)
+        lines += [f"{said(table.key)}, {table.prompts} {unit}:", *_of_rows(table)]
+    for clips in measured.sparse_attention:
+        lines += [f"{said(clips.key)}, {clips.prompts} {unit}:", *_of_shares(clips)]
     return lines
 
 
 def _of_rows(table: Table) -> list[str]:
-    lines = []
-    for row in table.rows:
-        latents = "" if row.latents is None else f", latents {row.latents:.4f} apart"
-        lines.append(
-            f"  {len(row.full):3} full, skip {row.skip}, forecast {row.forecast} in "
-            f"{row.variable}: PSNR {row.psnr:.1f} dB{latents}"
-        )
-    return lines
+    return [
+        f"  {len(row.full):3} full, skip {row.skip}, forecast {row.forecast} in {row.variable}: "
+        f"{_distance(row)}"
+        for row in table.rows
+    ]
+
+
+def _of_shares(table: KeptTable) -> list[str]:
+    return [
+        f"  keep {row.keep:g}, {row.density:.1%} of all blocks: {_distance(row)}"
+        for row in table.rows
+    ]
+
+
+def _distance(row: Row | KeptRow) -> str:
+    latents = "" if row.latents is None else f", latents {row.latents:.4f} apart"
+    return f"PSNR {row.psnr:.1f} dB{latents}"
 
 
 def _plain(calibration: Calibration) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _TEMPORAL = (
 
 
 def frames_argument(pipe: Any) -> str | None:
-    """What the pipeline's call names the number of frames; None where it makes pictures."""
+    """What a pipeline's, or its class's, call names the number of frames; None for pictures."""
     return _first_parameter(pipe, _FRAMES)
 
 
@@ -121,7 +121,8 @@ def _most_frames(pipe: Any) -> int | None:
 
 
 def _first_parameter(pipe: Any, names: tuple[str, ...]) -> str | None:
-    parameters = inspect.signature(type(pipe).__call__).parameters
+    kind = pipe if isinstance(pipe, type) else type(pipe)
+    parameters = inspect.signature(kind.__call__).parameters
     return next((name for name in names if name in parameters), None)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError
 from ..target import Target
-from .pipeline import Attention, Job, Told, export, jobs_of
+from .pipeline import Attention, Job, Told, export, jobs_of, left_by, room_of
 from .quantize import Quantized, quantize
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ def export_int8(
     """
     import torch
 
-    from .space import check_new, check_room, room_for
+    from .space import GRAPH, bytes_of, check_new, check_room
 
     path = Path(folder)
     jobs = list(jobs_of(pipe, components, "fp32", attention))
     check_new(path)
-    whole = [(each.module, each.dtype) for each in jobs]
-    check_room(path, room_for([*whole, (_denoiser(pipe, jobs), torch.int8)]))
+    in_int8 = bytes_of(_denoiser(pipe, jobs), torch.int8) + GRAPH
+    check_room(path, room_of(jobs, left_by(pipe, jobs)) + in_int8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fp32-") as made:
         source = Path(made) / "fp32"

@@ -46,6 +46,7 @@ def export(
     precision: Precision | None = None,
     attention: Attention = "decomposed",
     check: bool = True,
+    rest: bool = True,
     tell: Told | None = None,
 ) -> Manifest:
     """Export a pipeline's denoisers, VAE and text encoders as ONNX graphs into a new folder.
@@ -59,6 +60,8 @@ def export(
             (opset 20), which every runtime has.
         check: compare each graph in fp32 with its module on ONNX Runtime's CPU provider, at two
             sizes and two batches.
+        rest: save the weights of what is not exported as well, so that the folder loads by itself.
+            A pipe that its graphs only compute for has them already.
         tell: is told which component begins, how many are done, and how many there are.
 
     Batch, height, width, frames and the length of the text may change from call to call. The
@@ -71,11 +74,12 @@ def export(
     _require_packages()
     jobs = list(jobs_of(pipe, components, precision, attention))
     path = Path(folder)
-    from .space import check_room, new_folder, room_for
+    from .space import check_room, new_folder
 
-    check_room(path, room_for((job.module, job.dtype) for job in jobs))
+    saved = left_by(pipe, jobs) if rest else []
+    check_room(path, room_of(jobs, saved))
     with new_folder(path) as made:
-        _save_configs(pipe, made, jobs)
+        _save(pipe, made, saved)
         manifest = Manifest(_own_version(), _versions(attention), type(pipe).__name__, {})
         for index, job in enumerate(jobs):
             if tell is not None:
@@ -146,6 +150,25 @@ def jobs_of(
         yield Job(name, component.module, _example(name, component), dtype)
 
 
+def left_by(pipe: Any, jobs: Collection[Job]) -> list[torch.nn.Module]:
+    """The pipe's modules that are not exported, and a VAE that is in one of its halves."""
+    import torch
+
+    halves = sum(job.name.startswith("vae_") for job in jobs)
+    exported = {id(job.module) for job in jobs if not job.name.startswith("vae_") or halves == 2}
+    modules = [each for each in pipe.components.values() if isinstance(each, torch.nn.Module)]
+    return [each for each in modules if id(each) not in exported]
+
+
+def room_of(jobs: Collection[Job], saved: Collection[torch.nn.Module]) -> int:
+    """The bytes that the graphs take, and the weights that are saved as they are."""
+    from ..target import dtype_of
+    from .space import bytes_of, room_for
+
+    weights = sum(bytes_of(each, dtype_of(each)) for each in saved)
+    return room_for((job.module, job.dtype) for job in jobs) + weights
+
+
 def _parts(target: Any) -> Iterator[tuple[str, Any]]:
     """The components as they are exported: a VAE is two."""
     for component in target.components:
@@ -203,21 +226,22 @@ def _cast(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _save_configs(pipe: Any, folder: Path, jobs: list[Job]) -> None:
-    """All of the pipe but the weights of what is exported, of a VAE in both halves."""
-    names = {job.name for job in jobs}
-    halves = len(names & {"vae_encoder", "vae_decoder"})
-    exported = {id(job.module) for job in jobs if not job.name.startswith("vae_") or halves == 2}
+def _save(pipe: Any, folder: Path, whole: Collection[torch.nn.Module]) -> None:
+    """The pipe's configs, tokenizers and scheduler; with its weights what is to be whole."""
+    import torch
+
+    parts = list(pipe.components.values())
+    bare = {id(each) for each in parts if isinstance(each, torch.nn.Module)} - set(map(id, whole))
     patch = Patch()
     try:
-        for part in (pipe, *pipe.components.values()):
+        for part in (pipe, *parts):
             if "_internal_dict" in getattr(part, "__dict__", ()):
                 # diffusers adds its version to the config that it saves
                 config = part._internal_dict
                 patch.set(part, "_internal_dict", type(config)(config))
         pipe.save_config(folder)
         for name, part in pipe.components.items():
-            if id(part) in exported:
+            if id(part) in bare:
                 save = getattr(part, "save_config", None) or part.config.save_pretrained
                 save(folder / name)
             elif hasattr(part, "save_pretrained"):

@@ -28,14 +28,15 @@ def cached_export(
     """The folder with graphs of these components; exported now unless it is there.
 
     `names` are those in the manifest, None all that the pipe runs; without a `precision` each is
-    exported as its weights are. The key is a checksum of the
-    weights, their configs, and the versions of the packages. Raises `ExportError`.
+    exported as its weights are. What is not exported has no weights there, for the pipe has them.
+    The key is a checksum of the weights, their configs, and the versions of the packages. Raises
+    `ExportError`.
     """
     folder = cache_folder() / "exports" / key_of(components, names, precision)
     if not (folder / FILE).is_file():
         from .pipeline import export
 
-        export(pipe, folder, components=names, precision=_exportable(precision))
+        export(pipe, folder, components=names, precision=_exportable(precision), rest=False)
     return folder
 
 

@@ -17,6 +17,7 @@ _CLASSES = {
     "no_ops": "NoOps",
     "vae": "Vae",
     "attention": "Attention",
+    "group_norm": "GroupNorm",
     "compile": "Compile",
     "fuse": "Fuse",
     "schedulers": "Schedulers",

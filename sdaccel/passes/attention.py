@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..device import describe
+from ..kernels.native import fingerprint
 from .base import Effect, Pass
 
 if TYPE_CHECKING:
@@ -134,7 +135,13 @@ def _identity(device: torch.device, here: Iterable[str]) -> dict[str, Any]:
     packages = ("torch", "triton", "diffusers", "sdaccel", "flash_attn", "sageattention")
     threads = {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
     versions = {name: version_of_package(name) for name in packages}
-    return {"device": describe(device).name, **threads, "candidates": sorted(here), **versions}
+    return {
+        "device": describe(device).name,
+        **threads,
+        "candidates": sorted(here),
+        "code": fingerprint("attention"),
+        **versions,
+    }
 
 
 def version_of_package(package: str) -> str | None:

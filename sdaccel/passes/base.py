@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..patch import Patch
     from ..report import PassRecord
     from ..target import Target
@@ -53,6 +55,10 @@ class Pass(ABC):
 
         A pass that changes nothing leaves `record.changed` empty: the report says so.
         """
+
+    def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
+        """The files of calibrations for a pipe, whether they are there or not, and identities."""
+        return []
 
     @property
     def options(self) -> dict[str, Any]:

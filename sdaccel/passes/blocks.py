@@ -28,7 +28,7 @@ from .arithmetic_calls import (
     sum_with_gated,
 )
 from .branches import Branches, Decisions, taken
-from .feed_forwards import silu_product
+from .feed_forwards import activated_times, times_activated
 from .norms import is_known
 from .registries import register_as_its_base
 from .rewrite import rewritten
@@ -38,8 +38,8 @@ from .waiting import Waiting
 CALLS = {
     PREFIX + each.__name__: each
     for each in (
-        *(gated, handed, norm_in_fp32, normed, plain_sum, settled, silu_product),
-        *(sum_in_fp32, sum_with_gated),
+        *(activated_times, gated, handed, norm_in_fp32, normed, plain_sum, settled),
+        *(sum_in_fp32, sum_with_gated, times_activated),
     )
 }
 """What the calls in a rewritten method are."""

@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
-from .calibration import Calibration, Part, Table, default_path, identity_of, named
+from .calibration import Calibration, Part, T, default_path, identity_of, named
+from .calibration_tables import Table, said
 from .step_cache_schedule import Choice, Chooses
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def find_calibration(
 ) -> Calibration:
     """The calibration of an identity: a file's, else the user's, else one of the package's.
 
-    The package's hold for any version of diffusers, what is on guidance for any options of
+    The package's hold for any version of diffusers, what is on other passes for any options of
     step_cache. Raises `ValueError` where none with that part fits, with what stands against the
     file's or the user's.
     """
-    but = _OPTIONS if part == "guidance" else ()
+    but = () if part == "tables" else _OPTIONS
     own = default_path(identity) if file is None else Path(file)
     try:
         return Calibration.read(own, identity, but).part(part, own)
@@ -84,25 +85,16 @@ def calibration_files(
     return [(own or default_path(each), each) for each in identities]
 
 
-class Calibrated:
-    """Chooses the cheapest schedule that was measured to keep `budget` dB of PSNR.
-
-    Where nothing was measured `otherwise` chooses; without it all steps are full.
-    """
+class Measured(Generic[T]):
+    """Tables of a calibration, and the `budget` dB of PSNR that what they hold is to keep."""
 
     def __init__(
-        self,
-        pipe: Any,
-        calibration: Calibration,
-        budget: float,
-        otherwise: Chooses | None = None,
-        part: Part = "tables",
+        self, pipe: Any, calibration: Calibration, budget: float, tables: Sequence[T]
     ) -> None:
         self.budget = budget
         self._pipe = pipe
-        self._otherwise = otherwise
         self._calibration = calibration
-        self._tables: tuple[Table, ...] = getattr(calibration, part)
+        self._tables: Sequence[T] = tables
 
     @property
     def beyond(self) -> str | None:
@@ -112,21 +104,42 @@ class Calibrated:
             return None
         return f"a budget of {self.budget} dB is more than was measured ({best:.1f} dB)"
 
-    def choose(self, total: int) -> Choice:
-        """The full steps, all of them where nothing was measured that keeps the budget."""
-        tables, guidance = self._tables, guidance_scale_of(self._pipe)
+    def table(self, total: int, *more: Any) -> tuple[T | None, str]:
+        """What was measured for `total` steps of this call, and `more` of its key; or why not."""
         scheduler = named(self._pipe.scheduler)
         if scheduler != self._calibration.identity["scheduler"]:
-            reason = f"calibrated for another scheduler than this {scheduler}"
+            return None, f"calibrated for another scheduler than this {scheduler}"
+        wanted = (total, guidance_scale_of(self._pipe), *more)
+        found = next((each for each in self._tables if each.key == wanted), None)
+        known = ", ".join(said(each.key) for each in self._tables)
+        return found, f"calibrated for {known}, not for {said(wanted)}"
+
+
+class Calibrated(Measured[Table]):
+    """Chooses the cheapest schedule that was measured to keep the budget.
+
+    Where nothing was measured `otherwise` chooses; without it all steps are full.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        calibration: Calibration,
+        budget: float,
+        tables: Sequence[Table],
+        otherwise: Chooses | None = None,
+    ) -> None:
+        super().__init__(pipe, calibration, budget, tables)
+        self._otherwise = otherwise
+
+    def choose(self, total: int) -> Choice:
+        """The full steps, all of them where nothing was measured that keeps the budget."""
+        table, reason = self.table(total)
+        if table is None:
             return self._uncalibrated(total, reason)
-        fitting = [each for each in tables if (each.steps, each.guidance) == (total, guidance)]
-        if not fitting:
-            known = ", ".join(_said(each.steps, each.guidance) for each in tables)
-            reason = f"calibrated for {known}, not for {_said(total, guidance)}"
-            return self._uncalibrated(total, reason)
-        row = fitting[0].cheapest(self.budget)
+        row = table.cheapest(self.budget)
         if row is None:
-            return _nothing(total, f"calibrated up to {fitting[0].best:.1f} dB at {total} steps")
+            return _nothing(total, f"calibrated up to {table.best:.1f} dB at {total} steps")
         return Choice(
             frozenset(row.full),
             row.forecast,
@@ -140,10 +153,6 @@ class Calibrated:
             return _nothing(total, reason)
         choice = self._otherwise.choose(total)
         return replace(choice, reason=choice.reason or f"no budget is kept, {reason}")
-
-
-def _said(steps: int, guidance: float | None) -> str:
-    return f"{steps} steps" + ("" if guidance is None else f" at guidance {guidance}")
 
 
 def _nothing(total: int, reason: str) -> Choice:

@@ -1,8 +1,9 @@
-"""How far each schedule of full steps is from stock's pictures: measured once, kept on disk.
+"""How far what approximate passes do is from stock's pictures: measured once, kept on disk.
 
 One JSON file a model, by class, configuration and samples of its weights, scheduler, options of
 step_cache and version of diffusers; in it a table for each number of steps and guidance scale, of
-step_cache's schedules and of those of guidance, to which the options are nothing.
+step_cache's schedules, of those of guidance, and of what sparse_attention keeps, for each size of a
+clip. To the latter two the options are nothing.
 """
 
 from __future__ import annotations
@@ -13,85 +14,45 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from math import isclose
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..kernels.native import cache_folder
+from .calibration_tables import KeptTable, Table
+
+T = TypeVar("T", Table, KeptTable)
 
 _SAMPLES = 32
 _ROUNDED = 2**-7
 """Twice what rounding to bf16 changes at most, relative to the value."""
 _ADAPTER = "lora_"
-_VERSION = 2
-"""Of the file: 1 had no version in it, and nothing on guidance."""
-Part = Literal["tables", "guidance"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A schedule, and the mean distances of its pictures from stock's.
-
-    `full` are the full steps, `forecast` the order in between, `psnr` of pictures, or of clips over
-    all frames, in dB and `latents` the relative L2 distance of the final latents (None where the
-    pipe hands out none). `skip` is what the other steps leave out: "deep", "whole" or "branch";
-    `variable` what the forecasts are polynomials in (see `sampler_times`).
-    """
-
-    full: tuple[int, ...]
-    forecast: int
-    psnr: float
-    latents: float | None
-    skip: str = "deep"
-    variable: str = "step"
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows for generations of `steps` steps at a guidance scale, over `prompts` prompts.
-
-    `shallow` is what a step costs that leaves out the deep part, or a branch, as a share of a full
-    one.
-    """
-
-    steps: int
-    guidance: float | None
-    prompts: int
-    rows: tuple[Row, ...]
-    shallow: float = 0.0
-
-    def cost(self, row: Row) -> float:
-        """What a row's generation costs, in full steps; one left out as a whole is for free."""
-        skipped = 0 if row.skip == "whole" else self.steps - len(row.full)
-        return len(row.full) + skipped * self.shallow
-
-    def cheapest(self, budget: float) -> Row | None:
-        """The row that costs least of those whose PSNR is at least `budget` dB."""
-        good = [row for row in self.rows if row.psnr >= budget]
-        return min(good, key=lambda row: (self.cost(row), -row.psnr), default=None)
-
-    @property
-    def best(self) -> float:
-        """The highest PSNR that it covers."""
-        return max(row.psnr for row in self.rows)
+_VERSION = 3
+"""Of the file: 1 had no version in it, and nothing on guidance, 2 nothing on sparse_attention."""
+Part = Literal["tables", "guidance", "sparse_attention"]
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The tables of one `identity`: model, weights, scheduler, options of the pass, version.
 
-    `tables` are step_cache's, `guidance` those of guidance.
+    `tables` are step_cache's, the others those of the pass of that name.
     """
 
     identity: Mapping[str, Any]
     tables: tuple[Table, ...]
     guidance: tuple[Table, ...] = ()
+    sparse_attention: tuple[KeptTable, ...] = ()
 
     def under(self, other: Calibration) -> Calibration:
         """This calibration with the tables of another, which count for more."""
-        tables = _replaced(self.tables, other.tables)
-        return Calibration(self.identity, tables, _replaced(self.guidance, other.guidance))
+        return Calibration(
+            self.identity,
+            _replaced(self.tables, other.tables),
+            _replaced(self.guidance, other.guidance),
+            _replaced(self.sparse_attention, other.sparse_attention),
+        )
 
     def write(self, path: Path) -> None:
         """Write all or nothing; raises `OSError`."""
@@ -123,8 +84,9 @@ class Calibration:
         try:
             values = json.loads(text)
             version = int(values.get("version", 1))
-            tables = tuple(_table(each) for each in values["tables"])
-            guidance = tuple(_table(each) for each in values.get("guidance", ()))
+            tables = tuple(Table.parsed(each) for each in values["tables"])
+            guidance = tuple(Table.parsed(each) for each in values.get("guidance", ()))
+            sparse = tuple(KeptTable.parsed(each) for each in values.get("sparse_attention", ()))
             found = dict(values["identity"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the calibration {path} can't be read ({error}): {HOW}") from error
@@ -132,15 +94,16 @@ class Calibration:
             raise ValueError(f"the calibration {path} is of a newer sdaccel: {HOW}")
         wanted = {key: value for key, value in identity.items() if key not in but}
         other = [key for key in wanted if not _agree(found.get(key), wanted[key])]
-        if other or not tables:
+        if other or not (tables or guidance or sparse):
             what = ", ".join(other) or "number of steps"
             raise ValueError(f"the calibration {path} is of another {what}: {HOW}")
-        return cls(found, tables, guidance)
+        return cls(found, tables, guidance, sparse)
 
     def part(self, part: Part, path: Path) -> Calibration:
         """This calibration, where it has that part; `ValueError` with a sentence otherwise."""
         if not getattr(self, part):
-            raise ValueError(f"the calibration {path} has nothing on {part}: {HOW}")
+            name = "step_cache" if part == "tables" else part
+            raise ValueError(f"the calibration {path} has nothing on {name}: {HOW}")
         return self
 
 
@@ -216,15 +179,7 @@ def named(part: Any) -> str:
     return f"{type(part).__name__} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _replaced(tables: tuple[Table, ...], newer: tuple[Table, ...]) -> tuple[Table, ...]:
-    """All of the newer tables, and those for other steps or guidance scales."""
-    known = {(each.steps, each.guidance) for each in newer}
-    return (*(each for each in tables if (each.steps, each.guidance) not in known), *newer)
-
-
-def _table(values: Mapping[str, Any]) -> Table:
-    rows: Sequence[Mapping[str, Any]] = values["rows"]
-    made = tuple(Row(**{**row, "full": tuple(row["full"])}) for row in rows)
-    if not made:
-        raise ValueError("a table without rows")
-    return Table(**{**values, "rows": made})
+def _replaced(tables: tuple[T, ...], newer: tuple[T, ...]) -> tuple[T, ...]:
+    """All of the newer tables, and those for other generations."""
+    others = (each for each in tables if not any(each.is_for_those_of(one) for one in newer))
+    return tuple(chain(others, newer))

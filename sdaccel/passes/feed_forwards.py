@@ -3,9 +3,10 @@
 Where an activation has one kernel already (GELU by erf or tanh, SiLU) nothing is to be gained. On a
 CPU the op's tanh-GELU takes 0.7 of torch's time in bf16 (2 x 1024 x 4608), but a block of PixArt or
 SD3 is no faster with it, and slower where other processes share the cores: it is left to torch.
-Z-Image's, Lumina2's and AuraFlow's feed-forwards have their halves in two projections. They are not
-joined, which would take the memory of the weights again, or the weights away from adapters and
-offloading: the op takes two tensors. Where `F.silu(...) * ...` stands is found by `arithmetic`.
+Feed-forwards of Z-Image, Lumina2, AuraFlow, ErnieImage and others have their halves in two
+projections. They are not joined, which would take the memory of the weights again, or the weights
+away from adapters and offloading: the op takes two tensors. Where `F.silu(...) * ...` stands is
+found by `arithmetic`.
 
 Stock's time over the op's on 2 cores of an AMD EPYC (Zen 5, AVX-512 with bf16): GEGLU and SwiGLU
 1.0 in bf16, 1.1 in fp32; SiLU by way of fp32 in bf16 1.3; ApproximateGELU 0.8.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from .arithmetic_calls import settled
 from .gated import takes_residual
@@ -56,25 +57,35 @@ def _gated_forward(
     return fuse
 
 
-def silu_product(block: Any, silu: Any, gate: Any, value: Any) -> Any:
-    """`silu(gate) * value`, silu a function or a module of a block."""
+def activated_times(block: Any, function: Any, gate: Any, value: Any) -> Any:
+    """`function(gate) * value`, the activation a function or a module of a block."""
     gate, value = settled(block, gate), settled(block, value)
-    if not _is_silu(silu) or not plainly(gate) or not takes_residual(value, gate):
-        return silu(gate) * value
+    activation = _activation_of(function)
+    if activation is None or not plainly(gate) or not takes_residual(value, gate):
+        return function(gate) * value
     from ..kernels.gated_activation import activated_product
 
     block.__dict__[RAN]["gated activations"] += 1
-    return activated_product(gate, value, activation="silu")
+    return activated_product(gate, value, activation=activation)
 
 
-def _is_silu(silu: Any) -> bool:
-    """Whether it is torch's SiLU, or a module that does the same and nobody hooked."""
+def times_activated(block: Any, value: Any, function: Any, gate: Any) -> Any:
+    """`value * function(gate)`: the same, what is given in the order in which it is computed."""
+    return activated_times(block, function, gate, value)
+
+
+def _activation_of(function: Any) -> Literal["silu", "gelu"] | None:
+    """The op's name for torch's SiLU or GELU, or for a module of SiLU that nobody hooked."""
     import torch
 
-    if silu is torch.nn.functional.silu:
-        return True
-    known = name_of(type(silu)) in _SILUS
-    return known and not (is_hooked(silu) or silu._forward_hooks or silu._forward_pre_hooks)
+    if function is torch.nn.functional.gelu:
+        return "gelu"
+    if function is torch.nn.functional.silu:
+        return "silu"
+    known = name_of(type(function)) in _SILUS and not is_hooked(function)
+    return (
+        "silu" if known and not (function._forward_hooks or function._forward_pre_hooks) else None
+    )
 
 
 def approximate_gelu(module: Any) -> Iterator[Swap]:

@@ -48,9 +48,9 @@ class Fuse(Pass):
                 record.refuse(component.name, "compiled, which fuses them already")
             else:
                 record.refuse(component.name, "no rule knows its blocks")
-        kernels = KernelsPerGeneration(record)
-        target.clock.listeners.append(kernels.begin)
-        target.clock.end_listeners.append(kernels.end)
+        ops = OpsPerGeneration(record)
+        target.clock.listeners.append(ops.begin)
+        target.clock.end_listeners.append(ops.end)
 
 
 def _fuse(component: Component, target: Target, patch: Patch, record: PassRecord) -> int:
@@ -75,11 +75,11 @@ def _fuse(component: Component, target: Target, patch: Patch, record: PassRecord
     return saved
 
 
-class KernelsPerGeneration:
-    """Counts what computed the ops during each generation, and why where it was no kernel."""
+class OpsPerGeneration:
+    """Counts what computed the ops during each generation: those of `names`, or all."""
 
-    def __init__(self, record: PassRecord) -> None:
-        self._record = record
+    def __init__(self, record: PassRecord, names: tuple[str, ...] | None = None) -> None:
+        self._record, self._names = record, names
         self._before: dict[str, Counter[str]] = {}
 
     def begin(self) -> None:
@@ -90,6 +90,8 @@ class KernelsPerGeneration:
         """Called when the pipe's call is over."""
         before, self._before = self._before, {}
         for name, runs in _runs().items():
+            if self._names is not None and name not in self._names:
+                continue
             for who, count in (runs - before.get(name, Counter())).items():
                 self._record.ran[f"{name} by {_WHO[who]}"] += count
 

@@ -1,20 +1,20 @@
-"""GroupNorm, then SiLU, in one op: in ResNets and at a model's end. GroupNorm before attention.
+"""Where GroupNorm stands: SiLU follows in ResNets and at a model's end, tokens before attention.
 
 On a GPU torch copies feature maps that are channels-last for its GroupNorm, and what it returns is
 copied again into tokens (B, S, C). The op keeps the layout, in which a map is tokens already.
 
-On a CPU torch's GroupNorm is as good as it gets, contiguous or channels-last, and SiLU works in
-place.
+On a CPU `fuse` leaves them to torch, with SiLU in place: `group_norm` has machine code there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .swap import RAN, Forward, Swap, by_torch, is_hooked, name_of, plainly, swap
 
+Fused = Callable[[Forward], Forward]
 _RESNETS = {
     "diffusers.models.resnet.ResnetBlock2D",
     "diffusers.models.resnet.TemporalResnetBlock",
@@ -29,19 +29,26 @@ _BEFORE_ATTENTION = {
 """Where a GroupNorm stands before tokens are made of a feature map, by the name of its owner."""
 
 
-def norm_before_attention(module: Any) -> Iterator[Swap]:
-    """The GroupNorm of a transformer in a UNet, or of the attention in a VAE."""
+def norm_before_attention(module: Any, fuse: Fused | None = None) -> Iterator[Swap]:
+    """The GroupNorm of a transformer in a UNet, or of the attention in a VAE.
+
+    `fuse` makes its new `forward` of its own.
+    """
     import torch
 
     norm = getattr(module, _BEFORE_ATTENTION.get(name_of(type(module)), ""), None)
     if type(norm) is torch.nn.GroupNorm:
-        yield swap(norm, _group_norm, "GroupNorm before attention", 0)
+        yield swap(norm, fuse or _group_norm, "GroupNorm before attention", 0)
 
 
-def norm_then_silu(module: Any, owners: Counter[int]) -> Iterator[Swap]:
-    """The norms of ResNets, which SiLU follows, and a model's last norm and activation."""
+def norm_then_silu(module: Any, owners: Counter[int], fuse: Fused | None = None) -> Iterator[Swap]:
+    """The norms of ResNets, which SiLU follows, and a model's last norm and activation.
+
+    `owners` counts the modules that have an activation, by its id.
+    """
     if name_of(type(module)) in _RESNETS:
-        if getattr(module, "time_embedding_norm", "default") != "default":
+        # The other kinds, "default" and the "group" of VAEs, have SiLU right behind both norms.
+        if getattr(module, "time_embedding_norm", "default") == "scale_shift":
             return
         norms, activation = [module.norm1, module.norm2], module.nonlinearity
     else:
@@ -53,7 +60,7 @@ def norm_then_silu(module: Any, owners: Counter[int]) -> Iterator[Swap]:
         return
     if not any(is_hooked(each) for each in (*norms, activation)):
         for norm in norms:
-            yield swap(norm, _group_norm_silu, "GroupNorm+SiLU", 2)
+            yield swap(norm, fuse or _group_norm_silu, "GroupNorm+SiLU", 2)
         yield swap(activation, _done_already, "SiLU that its norm does", 0)
 
 

@@ -139,7 +139,7 @@ class GuidanceReuse(Pass):
             return GuidedSteps(*shares, self.forecast, self.variable, steps)
         cut, file = StepCache().cut, self.calibration
         found = calibration_for(target.pipe, component.module, cut, file, "guidance")
-        chosen = Calibrated(target.pipe, found, float(self.budget), part="guidance")
+        chosen = Calibrated(target.pipe, found, float(self.budget), found.guidance)
         if chosen.beyond:
             raise ValueError(chosen.beyond)
         cache = component.entry.__dict__.get(CACHE)
@@ -154,7 +154,6 @@ class GuidanceReuse(Pass):
         return chosen
 
     def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
-        """The files of calibrations for a pipe, whether they are there or not, and identities."""
         return calibration_files(target, StepCache().cut, self.calibration)
 
 

@@ -52,6 +52,14 @@ def to_channels_last(model: Any, patch: Patch) -> int:
     return len(kernels)
 
 
+def is_channels_last(model: Any) -> bool:
+    """Whether `model` has convolutions of pictures, and all are in channels-last order."""
+    import torch
+
+    seen = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    return seen and not any(True for _ in _kernels(model))
+
+
 def count_calls(component: Component, patch: Patch, record: PassRecord) -> None:
     """Count the calls of a component as runs of the pass of `record`."""
 

@@ -89,6 +89,14 @@ def flat_halves(stock: Forward, x: Any, freqs: Any) -> Any:
     return _rotated(stock, (x, freqs), 1, cos, sin, "half", heads=cos.shape[2])
 
 
+def angles(stock: Forward, x_in: Any, freqs_cis: Any) -> Any:
+    """ErnieImage's: angles (B, S, 1, R), in halves, of each channel its own."""
+    if freqs_cis.dim() != 4 or not _fits(x_in, freqs_cis):
+        return stock(_value(x_in), freqs_cis)
+    cos, sin, width = freqs_cis.cos(), freqs_cis.sin(), freqs_cis.shape[-1]
+    return _turned(x_in, 1, cos, sin, "half_each", rotary_dim=width)
+
+
 def matrices(stock: Forward, xq: Any, freqs_cis: Any) -> Any:
     """PRX's: x (B, H, S, D), matrices (B, 1, S, D/2, 2, 2) of cos, -sin, sin, cos."""
     given = (xq, freqs_cis)
@@ -108,11 +116,15 @@ def matrices_in_bf16(stock: Forward, x: Any, rope: Any) -> Any:
 
 def both_by_matrices(stock: Forward, xq: Any, xk: Any, freqs_cis: Any) -> Any:
     """HiDream's: query and key at once, by matrices (B, S, 1, D/2, 2, 2)."""
-    if freqs_cis.dim() == 6:
-        cos, sin = _of_matrices(freqs_cis)
-        if all(_fits(each, cos) for each in (xq, xk)):
-            return tuple(_turned(each, 1, cos, sin) for each in (xq, xk))
-    return stock(_value(xq), _value(xk), freqs_cis)
+    if freqs_cis.dim() != 6:
+        return stock(_value(xq), _value(xk), freqs_cis)
+    return _both(stock, xq, xk, freqs_cis, *_of_matrices(freqs_cis))
+
+
+def both(stock: Forward, xq: Any, xk: Any, freqs_cis: Any) -> Any:
+    """JoyImage's: query and key at once, by cos and sin (S, D) or (B, S, D)."""
+    cos, sin = (each.to(xq.device) for each in freqs_cis)
+    return _both(stock, xq, xk, freqs_cis, cos, sin)
 
 
 def norm_in_fp32(processor: Any, norm: Any, x: Any) -> Any:
@@ -155,6 +167,15 @@ def _rotated(
     if not _fits(x, cos):
         return stock(_value(x), *given[1:])
     return _turned(x, sequence_dim, cos, sin, layout, **form)
+
+
+def _both(
+    stock: Forward, xq: Any, xk: Any, freqs: Any, cos: torch.Tensor, sin: torch.Tensor
+) -> Any:
+    """Query and key rotated by the op, or both by the stock function if it can't."""
+    if not all(_fits(each, cos) for each in (xq, xk)):
+        return stock(_value(xq), _value(xk), freqs)
+    return tuple(_turned(each, 1, cos, sin) for each in (xq, xk))
 
 
 def _fits(x: Any, cos: torch.Tensor) -> bool:

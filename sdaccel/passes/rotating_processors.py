@@ -48,6 +48,7 @@ _OWN_ONLY = NORMS[:2]
 """The text's query and key are not rotated."""
 _TRANSFORMERS = "diffusers.models.transformers.transformer_"
 _ATTENTION = "diffusers.models.attention_processor."
+_OF_JOY_IMAGE = tuple(f"{stream}_attn_{each}_norm" for stream in ("img", "txt") for each in "qk")
 _LTX2 = Processor(("apply_interleaved_rotary_emb", "apply_split_rotary_emb"), stays_flat=True)
 _ACE_STEP = "diffusers.models.transformers.ace_step_transformer.AceStepAttnProcessor2_0"
 PROCESSORS = {
@@ -74,6 +75,14 @@ PROCESSORS = {
         ("_apply_rotary_emb_nucleus",)
     ),
     f"{_TRANSFORMERS}z_image.ZSingleStreamAttnProcessor": Processor(),
+    "diffusers.models.controlnets.controlnet_z_image.ZSingleStreamAttnProcessor": Processor(),
+    f"{_TRANSFORMERS}ernie_image.ErnieImageSingleStreamAttnProcessor": Processor(),
+    f"{_TRANSFORMERS}joyimage.JoyImageAttnProcessor": Processor(
+        ("_apply_rotary_emb",), _OF_JOY_IMAGE
+    ),
+    f"{_TRANSFORMERS}joyimage_edit_plus.JoyImageEditPlusAttnProcessor": Processor(
+        ("_apply_rotary_emb_batched",), _OF_JOY_IMAGE
+    ),
     f"{_TRANSFORMERS}hidream_image.HiDreamAttnProcessor": Processor(
         ("apply_rope",), ("q_rms_norm", "k_rms_norm", "q_rms_norm_t", "k_rms_norm_t")
     ),
@@ -106,6 +115,8 @@ PROCESSORS = {
     f"{_ATTENTION}FusedCogVideoXAttnProcessor2_0": Processor(),
     f"{_ATTENTION}HunyuanAttnProcessor2_0": Processor(norms=_no_key_in_cross),
     f"{_ATTENTION}FusedHunyuanAttnProcessor2_0": Processor(norms=_no_key_in_cross),
+    f"{_ATTENTION}PAGHunyuanAttnProcessor2_0": Processor(norms=_no_key_in_cross),
+    f"{_ATTENTION}PAGCFGHunyuanAttnProcessor2_0": Processor(norms=_no_key_in_cross),
     f"{_ATTENTION}LuminaAttnProcessor2_0": Processor(norms=_no_key_in_cross),
     f"{_ATTENTION}MochiAttnProcessor2_0": Processor(norms=_OWN_ONLY),
 }

@@ -52,6 +52,9 @@ ROTATIONS = {
     "b3c081af9216": Rotation(rotary_calls.both_by_matrices, 10),
     "d6be5c11e186": Rotation(rotary_calls.matrices, 10),
     "1a6d6e6446ec": Rotation(rotary_calls.matrices_in_bf16, 10),
+    "a285b1181f56": Rotation(rotary_calls.angles, 9),
+    "c4c82d3ff84f": Rotation(rotary_calls.both, 16),
+    "5d47f4800886": Rotation(rotary_calls.both, 16),
 }
 """What a rotation's source computes, by its fingerprint."""
 

@@ -1,8 +1,12 @@
 """Where each step of a generation lies in the sampler's own time, known before its loop begins.
 
 A sampler of first order (DDIM, Euler, flow matching) integrates over the noise level `sigma`, the
-DPM-Solvers and UniPC over half the log-SNR. Steps lie at unequal distances in either, and a
-forecast in the variable that is integrated over makes a multistep solver (Adams-Bashforth) of it.
+DPM-Solvers and UniPC over half the log-SNR, and DDIM with v-prediction turns a sample by an `angle`
+whose tangent is the noise level. Steps lie at unequal distances in each, and a forecast in the
+variable that is integrated over makes a multistep solver (Adams-Bashforth) of it.
+
+A schedule that begins with noise alone (`rescale_betas_zero_snr`, CogVideoX) has an infinite sigma
+and log-SNR at its first step; its angle there is a right one.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ if TYPE_CHECKING:
     from ..clock import Clock
     from .step_cache_schedule import Choice
 
-Variable = Literal["step", "sigma", "log_snr"]
-VARIABLES: tuple[Variable, ...] = ("step", "sigma", "log_snr")
+Variable = Literal["step", "sigma", "log_snr", "angle"]
+VARIABLES: tuple[Variable, ...] = ("step", "sigma", "log_snr", "angle")
 _ALIKE = 1e-3
 """Distances that differ by less, relative to their mean, are equal."""
 
@@ -55,7 +59,9 @@ class SamplerTimes:
         if self._levels is None or not 0 < total <= len(self._levels):
             return None
         levels = self._levels[-total:]
-        made = [-each for each in levels] if variable == "sigma" else self._log_snr(levels)
+        made = {"sigma": _negative, "log_snr": self._log_snr, "angle": self._angle}[variable](
+            levels
+        )
         rising = all(a < b for a, b in pairwise(made))
         return made if rising and all(map(math.isfinite, made)) else None
 
@@ -72,9 +78,13 @@ class SamplerTimes:
         return steps, f"forecasts go by the step's number, for {why}"
 
     def variables(self, total: int) -> list[str]:
-        """Those in which the steps are known and lie at distances of their own; "step" first."""
+        """Those in which the steps are known and lie at distances of their own; "step" first.
+
+        The angle is one where sigma is infinite: to try each takes drawings.
+        """
         known = [(each, self.points(total, each)) for each in VARIABLES]
-        return [name for name, at in known if at and (name == "step" or not _is_even(at))]
+        found = [name for name, at in known if at and (name == "step" or not _is_even(at))]
+        return [each for each in found if each != "angle" or self.points(total, "sigma") is None]
 
     def _log_snr(self, levels: Sequence[float]) -> list[float]:
         top = 1.0 if self._flow else math.inf
@@ -82,11 +92,18 @@ class SamplerTimes:
             return [math.nan] * len(levels)
         return [math.log((1 - each if self._flow else 1.0) / each) for each in levels]
 
+    def _angle(self, levels: Sequence[float]) -> list[float]:
+        return [-math.atan2(each, 1 - each if self._flow else 1.0) for each in levels]
+
+
+def _negative(levels: Sequence[float]) -> list[float]:
+    return [-each for each in levels]
+
 
 def check_variable(variable: Any) -> None:
     """Raise `ValueError` for what no forecast can be a polynomial in."""
     if variable not in VARIABLES:
-        raise ValueError(f"variable is 'step', 'sigma' or 'log_snr', not {variable!r}")
+        raise ValueError(f"variable is 'step', 'sigma', 'log_snr' or 'angle', not {variable!r}")
 
 
 def point_of(step: int, points: Sequence[float]) -> float:

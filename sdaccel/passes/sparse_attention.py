@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Effect, Pass
+from .budget import calibration_files, check_budget
 from .eager_models import not_eager
+from .sparse_attention_budget import SPARSE, MeasuredKeep, measured_keep
+from .step_cache import StepCache
 from .step_cache_schedule import whole_number
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from ..target import Component, Target
     from .sparse_attention_measures import Settings
     from .sparse_attention_models import VideoModel
+    from .sparse_attention_state import SparseState
 
 
 @dataclass(frozen=True)
@@ -32,22 +37,29 @@ class SparseAttention(Pass):
             their means tell, above 0 and at most 1; None to go by `reach` alone.
         reach: how many frames, rows and columns of the latent video a token sees to each side;
             None to go by `keep` alone. With both, blocks of either kind are taken.
+        budget: the least mean PSNR against stock's clips, in dB, that is to be kept: takes `keep`
+            from what `sdaccel calibrate --sparse-attention` has measured for this model, scheduler,
+            size, number of steps, guidance scale and the other options that choose what is dense.
+            Beside the budget of another pass the mean squares of both errors add.
         first_steps: the share of steps, from the first, that are dense, 0 to 1.
     For tinkering:
         first_layers, last_layers: how many layers at either end are dense.
         fewest_tokens: sparse from so many tokens on; None where it is expected to save time.
         block_size: tokens in a block of queries and in one of keys, multiples of 16.
         anywhere: on a CPU too, where it is slower.
+        calibration: the file that was measured into; None for the user's cache, then the package.
     """
 
     keep: float | None = 0.9
     reach: Sequence[int] | None = None
+    budget: float | None = None
     first_steps: float = 0.2
     first_layers: int = 1
     last_layers: int = 1
     fewest_tokens: int | None = None
     block_size: Sequence[int] = (128, 64)
     anywhere: bool = False
+    calibration: str | None = None
 
     name: ClassVar[str] = "sparse_attention"
     summary: ClassVar[str] = "self-attention of videos by blocks that matter"
@@ -58,8 +70,10 @@ class SparseAttention(Pass):
     conflicts: ClassVar[frozenset[str]] = frozenset({"compile"})
 
     def __post_init__(self) -> None:
-        if self.keep is None and self.reach is None:
-            raise ValueError("give keep or reach, or both: they choose the blocks")
+        if self.keep is None and self.reach is None and self.budget is None:
+            raise ValueError("give keep, reach or budget: they choose the blocks")
+        if self.budget is not None:
+            check_budget(self.budget)
         if self.keep is not None:
             _share("keep", self.keep)
         if self.reach is not None:
@@ -83,6 +97,7 @@ class SparseAttention(Pass):
 
     def apply(self, target: Target, patch: Patch, record: PassRecord) -> None:
         from .sparse_attention_models import video_model
+        from .sparse_attention_state import SparseState
 
         for component, model in target.each(record, "denoiser", weights=False):
             reason = not_eager(component, model, target)
@@ -95,12 +110,40 @@ class SparseAttention(Pass):
             elif middle <= 0:
                 record.refuse(component.name, "its first and last layers are all that it has")
             else:
+                try:
+                    keeps = self._keeps(component, target)
+                except ValueError as error:
+                    record.refuse(component.name, str(error))
+                    continue
+                state = SparseState(
+                    component.name, target.clock, record, self._settings(), found.grid, keeps
+                )
                 with patch.scope(component.module):
-                    self._sparsen(component, found, target, patch, record)
+                    self._sparsen(component, found, state, target, patch)
                 record.changed[f"{component.name} self-attentions by blocks"] = middle
 
     def _middle(self, found: VideoModel) -> int:
         return len(found.attentions) - self.first_layers - self.last_layers
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """The options beside `keep` that a calibration depends on, in plain values."""
+        names = "reach", "first_steps", "first_layers", "last_layers", "block_size"
+        values = {name: getattr(self, name) for name in names}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
+
+    def _keeps(self, component: Component, target: Target) -> MeasuredKeep | None:
+        """What chooses for the budget; `ValueError` with a sentence where that can't be kept."""
+        if self.budget is None:
+            return None
+        budget = float(self.budget)
+        return measured_keep(component, target, budget, self.beside, self.calibration)
+
+    def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
+        return calibration_files(target, StepCache().cut, self.calibration)
 
     def _settings(self) -> Settings:
         from .sparse_attention_measures import Settings
@@ -116,15 +159,14 @@ class SparseAttention(Pass):
         self,
         component: Component,
         found: VideoModel,
+        state: SparseState,
         target: Target,
         patch: Patch,
-        record: PassRecord,
     ) -> None:
         from .attention_seam import Seam
         from .sparse_attention_calls import Layer, sparse_stand_ins
-        from .sparse_attention_state import SparseState
 
-        state = SparseState(component.name, target.clock, record, self._settings(), found.grid)
+        record = state.record
         seam = Seam(sparse_stand_ins(state))
         last = len(found.attentions) - self.last_layers
         for index, attention in enumerate(found.attentions):
@@ -139,6 +181,7 @@ class SparseAttention(Pass):
             in_the_middle = self.first_layers <= index < last
             patch.set(attention, "forward", Layer(attention, state, in_the_middle))
         entry, listeners = component.entry, target.clock.end_listeners
+        patch.set(entry, SPARSE, state)
         patch.add_handle(entry.register_forward_pre_hook(state.begin, with_kwargs=True))
         patch.add_handle(entry.register_forward_hook(lambda *_: state.end()))
         patch.on_undo(lambda: listeners.remove(state.tell))

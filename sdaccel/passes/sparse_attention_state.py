@@ -7,6 +7,7 @@ call is over.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .expected_seconds import rates_of
@@ -20,20 +21,34 @@ if TYPE_CHECKING:
 
     from ..clock import Clock
     from ..report import PassRecord
+    from .sparse_attention_budget import MeasuredKeep
     from .sparse_attention_models import Reads
 
 
 class SparseState:
-    """The attentions of one denoiser: which layer of which step is running, and the counts."""
+    """The attentions of one denoiser: which layer of which step is running, and the counts.
+
+    `densities` are those of the first clips of each size and number of steps, when they are done.
+    """
 
     def __init__(
-        self, name: str, clock: Clock, record: PassRecord, settings: Settings, reads: Reads
+        self,
+        name: str,
+        clock: Clock,
+        record: PassRecord,
+        settings: Settings,
+        reads: Reads,
+        keeps: MeasuredKeep | None = None,
     ) -> None:
         self.name = name
         self.record = record
         self._clock = clock
         self._settings = settings
         self._reads = reads
+        self._keeps = keeps
+        self._chosen: tuple[int, VideoGrid] | None = None
+        self._unmeasured = False
+        self.densities: dict[tuple[VideoGrid, int | None], float] = {}
         self._grid: VideoGrid | None = None
         self._layer: bool | None = None
         self._masks: dict[Any, torch.Tensor] = {}
@@ -45,7 +60,9 @@ class SparseState:
         """A copied denoiser is driven by no clock."""
         from ..clock import Clock
 
-        return SparseState(self.name, Clock(), self.record, self._settings, self._reads)
+        return SparseState(
+            *(self.name, Clock(), self.record, self._settings, self._reads, self._keeps)
+        )
 
     def begin(self, host: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The denoiser is called: its forward pre-hook."""
@@ -53,6 +70,20 @@ class SparseState:
 
         eager = not torch.compiler.is_compiling() and not torch.is_grad_enabled()
         self._grid = self._reads(host, arguments_of(host, args, kwargs)) if eager else None
+        if self._keeps is not None and self._grid is not None:
+            self._choose(self._keeps, self._grid)
+
+    def _choose(self, keeps: MeasuredKeep, grid: VideoGrid) -> None:
+        """Take what is to be kept in this generation; where nothing was measured it is dense."""
+        if self._chosen == (self._clock.generation, grid):
+            return
+        self._chosen = self._clock.generation, grid
+        kept = keeps.choose(grid, self._clock.total_steps)
+        self._unmeasured = kept.keep is None
+        if kept.keep is None:
+            self.record.note(f"{self.name}: all attention is dense, {kept.reason}")
+        else:
+            self._settings = replace(self._settings, keep=kept.keep)
 
     def end(self) -> None:
         """The denoiser's forward is over: its forward hook."""
@@ -78,6 +109,7 @@ class SparseState:
             if grid in self._told or density is None:
                 continue
             self._told.add(grid)
+            self.densities[grid, self._clock.total_steps] = density
             known = "its error was not measured, as no step was dense before"
             if error is not None:
                 known = f"an attention is then {error:.2%} from the dense one (relative L2)"
@@ -110,6 +142,8 @@ class SparseState:
             return "a first or last layer"
         if query.shape[2] != grid.tokens or key.shape[2] != grid.tokens:
             return "its tokens are not the video's"
+        if self._unmeasured:
+            return "as nothing measured keeps the budget"
         if not self._pays(grid, query):
             return "too few tokens"
         return None

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .base import Effect, Pass
 from .budget import Calibrated, calibration_files, calibration_for, check_budget
 from .compiled_region import Region
+from .sampler_noise import adds_noise
 from .sampler_times import Variable, check_variable
 from .step_cache_paths import CACHE, TwoPaths
 from .step_cache_schedule import Chooses, Schedule, step_list, whole_number
 from .step_cache_state import FeatureCache
 from .step_cache_transformer import skip_in_transformer, transformer_obstacle
 from .step_cache_unet import is_unet, skip_in_unet, unet_obstacle
-from .step_cache_whole import LeftOutWhole, adds_noise
+from .step_cache_whole import LeftOutWhole
 
 if TYPE_CHECKING:
     from ..patch import Patch
@@ -51,8 +52,9 @@ class StepCache(Pass):
         forecast: how what is skipped follows from the full steps before: 0 repeats the last one,
             1 and 2 extrapolate from the last two or three.
         variable: what the forecasts are polynomials in: the number of the "step", or the sampler's
-            own time, "sigma" (which DDIM, Euler and flow matching integrate over) or "log_snr"
-            (DPM-Solvers, UniPC). A budget takes what did best when it was calibrated.
+            own time, "sigma" (which DDIM, Euler and flow matching integrate over), "log_snr"
+            (DPM-Solvers, UniPC) or "angle" (DDIM with v-prediction, and where a schedule begins
+            with noise alone). A budget takes what did best when it was calibrated.
     For tinkering:
         depth: how many layers of a UNet run on a shallow step, counted from its output.
         first, last: how many of a transformer's blocks do at either end. Of shapes-dit's 10 blocks
@@ -136,11 +138,10 @@ class StepCache(Pass):
             if otherwise is not None:
                 record.note(f"{component.name}: no budget is kept, {error}")
             return otherwise, str(error)
-        chosen = Calibrated(target.pipe, found, float(self.budget), otherwise)
+        chosen = Calibrated(target.pipe, found, float(self.budget), found.tables, otherwise)
         return (None, chosen.beyond) if chosen.beyond else (chosen, "")
 
     def calibrations(self, target: Target) -> list[tuple[Path, dict[str, Any]]]:
-        """The files of calibrations for a pipe, whether they are there or not, and identities."""
         return calibration_files(target, self.cut, self.calibration)
 
     def _obstacle(self, component: Component, model: Any, target: Target) -> str | None:

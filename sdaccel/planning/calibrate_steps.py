@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..accelerate import accelerated, report
 from ..errors import PassError
 from ..passes.budget import guidance_scale_of
-from ..passes.calibration import Calibration, Row, Table, identity_of
+from ..passes.calibration import Calibration, identity_of
+from ..passes.calibration_tables import Row, Table
 from ..passes.guidance_state import GUIDED
 from ..passes.step_cache import StepCache
 from ..passes.step_cache_paths import CACHE
 from ..passes.step_cache_schedule import Schedule
-from ..quality.latents import latent_distance
-from ..quality.pictures import psnr
+from .distances import distances
 from .forward_seconds import ForwardSeconds
 from .guided_steps import ONE_BRANCH, guided_schedules
 from .guided_steps import SHARES as GUIDED_SHARES
@@ -43,8 +42,6 @@ SHARES = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 """The shares of full steps that are tried."""
 INTERVALS = (2, 3, 4, 5)
 """Full steps at equal distances, which are tried too: errors of late steps may count more."""
-_EQUAL = 200.0
-"""What equal pictures count for, in dB."""
 _SAMPLE = 16384
 """So many values of a tensor stand for all of it."""
 
@@ -249,10 +246,7 @@ class Trial:
     def _row(
         self, drawn: list[Drawing], steps: tuple[int, ...], order: int, skip: str, variable: str
     ) -> Row:
-        pairs = list(zip(self._full, drawn, strict=True))
-        latents = [latent_distance(a.latents, b.latents) for a, b in pairs if a.latents is not None]
-        decibels = fmean(min(_EQUAL, psnr(a.pixels, b.pixels)) for a, b in pairs)
-        return Row(steps, order, decibels, fmean(latents) if latents else None, skip, variable)
+        return Row(steps, order, *distances(self._full, drawn), skip, variable)
 
     def _drawn(self, name: str, skip: str) -> list[Drawing]:
         if skip == "whole":

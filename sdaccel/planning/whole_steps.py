@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..passes.calibration import Row
+from ..passes.calibration_tables import Row
 
 BENDS = (1.0, 1.8)
 """How much closer full steps are at the start than at the end; 1.0 is equal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,21 @@ def test_show_says_it_of_each_measure(tmp_path: Path, capsys: pytest.CaptureFixt
     told = verdicts([each for each in rows if each.rung != "deepcache-3"])
     assert [each.endswith("none lies above the plans' frontier.") for each in told] == [True, True]
     assert verdicts([each for each in rows if each.kind != "plan"]) == []
+
+
+def test_where_stock_is_faster_in_16_bit_speeds_are_over_that() -> None:
+    rows = [
+        stock(),
+        a_row("stock-16bit", 2.0, kind="stock", effect="lower precision", dtype="bfloat16"),
+        judged("mild", 3.0, 40, "plan"),
+        judged("strong", 5.0, 30, "plan"),
+        judged("fewer-steps-12", 4.0, 36, "control"),
+        judged("fewer-steps-24", 2.5, 50, "control"),
+    ]
+    told, _ = verdicts(rows)
+    assert told == (
+        "PSNR: of 1 controls from 1.3 to 3.5 times as fast as stock-16bit 1 lie above the plans' "
+        "frontier: fewer-steps-12 at 2.00x (36.0 dB; plans 35.0 dB)."
+    )
+    slower = [replace(row, status="skipped") if row.rung == "stock-16bit" else row for row in rows]
+    assert "times as fast as stock 1 lie above" in verdicts(slower)[0]

@@ -92,7 +92,7 @@ def test_several_workloads_are_measured_in_processes_of_their_own(
         started.append(words[3:])
         return subprocess.CompletedProcess(words, 0 if len(started) == 1 else 1)
 
-    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr("sdaccel.benchmarks.__main__.run_beside", start)
     given = ["--workload", "tiny", "sd15-unet", "--quick", "--output", str(tmp_path)]
     assert main([*given, "--budget", "50"]) == 1, "the worst of the exit codes"
     parsed = [command.parser().parse_args(words) for words in started]
@@ -104,9 +104,11 @@ def test_a_workload_that_is_killed_is_told_and_the_rest_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = iter([-9, 0])
-    monkeypatch.setattr(
-        subprocess, "run", lambda words: subprocess.CompletedProcess(words, next(codes))
-    )
+
+    def start(words: list[str]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess(words, next(codes))
+
+    monkeypatch.setattr("sdaccel.benchmarks.__main__.run_beside", start)
     assert main(["--workload", "tiny", "sd15-unet"]) == 1
     assert "tiny was ended by signal 9; its rows so far are kept." in capsys.readouterr().err
 

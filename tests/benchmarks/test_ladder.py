@@ -240,22 +240,52 @@ def test_a_peer_that_draws_what_stock_draws_and_no_faster_did_nothing() -> None:
     assert rows["idle"].speedup is not None
 
 
-def test_stages_and_controls_stand_beside_what_is_approximate() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "control"),
+    [(torch.float32, "fewer-steps-1"), (torch.bfloat16, "fewer-steps-1-fp32")],
+)
+def test_stages_and_controls_stand_beside_what_is_approximate(
+    dtype: torch.dtype, control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def skip_the_unet(pipe: Any) -> None:
         def forward(latents: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
             return (latents,)
 
         pipe.unet.forward = forward
 
+    choice = device.DtypeChoice(dtype, "Measured.")
+    monkeypatch.setattr(device, "faster_dtype", lambda _: choice)
+    monkeypatch.setattr(Row, "speedup", property(lambda row: 2.0 if row.kind == "plan" else 1.0))
     options = replace(QUICKLY, stages=True, controls=True)
     rows = climb(planted("skipping", skip_the_unet, "approximate"), options=options)
-    assert list(rows) == ["stock-fp32", "skipping", "fewer-steps-1"]
-    assert rows["fewer-steps-1"].kind == "control"
-    assert rows["fewer-steps-1"].quality["psnr"] < 60
-    for row in rows.values():
+    assert list(rows) == ["stock-fp32", "skipping", "stock-16bit", control]
+    assert (rows["stock-16bit"].status == "ok") == (dtype == torch.bfloat16)
+    assert rows[control].kind == "control"
+    assert rows[control].dtype == "float32"
+    assert rows[control].quality["psnr"] < 60
+    for row in (each for each in rows.values() if each.status == "ok"):
         assert set(row.stages) == set(STAGES)
         assert row.stages["denoiser"] > 0
         assert row.canary_seconds
+
+
+def test_a_generation_of_frames_is_of_a_clip_whatever_was_known_before() -> None:
+    whole = workload("tiny")
+
+    def clip(pipe: Any) -> Callable[[], torch.Tensor]:
+        draw = whole.prepare(pipe)
+        return lambda: draw().unsqueeze(1)
+
+    seen: list[str] = []
+
+    @contextmanager
+    def opened(pipe: Any, chosen: Workload) -> Iterator[Opened]:
+        seen.append(chosen.unit)
+        yield Opened(pipe)
+
+    rows = Ladder(replace(whole, prepare=clip), QUICKLY).climb([Rung("plain", "plan", "", opened)])
+    assert [row.unit for row in rows] == ["clip", "clip"]
+    assert seen == ["clip"]
 
 
 def test_no_rung_begins_when_the_time_is_used_up() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -12,8 +14,10 @@ import tiny
 import tiny_video
 import torch
 
+from sdaccel import device
 from sdaccel.benchmarks import rungs
 from sdaccel.benchmarks.errors import Skip
+from sdaccel.benchmarks.judging import Judge
 from sdaccel.benchmarks.mag_ratios import measured
 from sdaccel.benchmarks.peer_tools import denoiser_of
 from sdaccel.benchmarks.workloads import Workload, workload
@@ -21,13 +25,23 @@ from sdaccel.benchmarks.workloads import Workload, workload
 STEPS = 8
 
 
+def prepare(
+    draw: Callable[..., Any], steps: int, pipe: Any, **more: Any
+) -> Callable[[], torch.Tensor]:
+    return lambda: torch.as_tensor(draw(pipe, num_inference_steps=steps, **more)).float()
+
+
+@pytest.fixture(autouse=True)
+def everywhere_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that computes no 16-bit type faster."""
+    choice = device.DtypeChoice(torch.float32, "Nothing is faster.")
+    monkeypatch.setattr(device, "faster_dtype", lambda _: choice)
+
+
 def small(make: Callable[[], Any], draw: Callable[..., Any]) -> Workload:
     """A generation of 8 steps, guided in two calls a step."""
-
-    def prepare(pipe: Any) -> Callable[[], torch.Tensor]:
-        return lambda: torch.as_tensor(draw(pipe, num_inference_steps=STEPS)).float()
-
-    return Workload("small", "", "picture", lambda _: make(), prepare, steps=STEPS)
+    call = partial(prepare, draw, STEPS)
+    return Workload("small", "", "picture", lambda _: make(), call, steps=STEPS)
 
 
 def wan() -> Any:
@@ -107,13 +121,66 @@ def test_mag_cache_s_ratios_are_those_of_the_residuals_of_both_guidance_passes(
     assert capsys.readouterr().out == ""
 
 
-def test_mag_cache_is_no_rung_where_pictures_are_judged_in_another_number_of_steps() -> None:
-    quick = workload("shapes-dit", quick=True)
-    with (
-        pytest.raises(Skip, match="MagCache is told its number of steps"),
-        rungs.rung("mag-cache").open(PIPES["flux"].build(), quick),
-    ):
+def test_mag_cache_is_told_the_steps_in_which_pictures_are_judged_as_well() -> None:
+    judged = replace(PIPES["wan"], prepare=partial(prepare, tiny_video.draw, 5), steps=5)
+    both = replace(PIPES["wan"], judge=Judge("small", 5), with_steps=lambda _: judged)
+    alone = []
+    for chosen in (PIPES["wan"], judged):
+        pipe = chosen.build()
+        with rungs.rung("mag-cache-9").open(pipe, chosen):
+            alone.append(attention_calls(pipe, chosen.prepare(pipe)))
+    pipe = both.build()
+    plain = judged.prepare(pipe)()
+    with rungs.rung("mag-cache-9").open(pipe, both):
+        for chosen, (count, wanted) in zip((both, judged, both), (*alone, alone[0]), strict=True):
+            found_count, found = attention_calls(pipe, chosen.prepare(pipe))
+            assert (found_count, torch.equal(found, wanted)) == (count, True)
+    assert not torch.equal(plain, alone[1][1])
+    assert torch.equal(judged.prepare(pipe)(), plain)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        (
+            "wan",
+            "faster-cache",
+            "FasterCache needs both branches of guidance in one batch, and Wan",
+        ),
+        (
+            "flux",
+            "faster-cache",
+            "FasterCache needs both branches of guidance in one batch, and Fl",
+        ),
+        (
+            "wan",
+            "cache-dit",
+            r"computes 8 blocks in full, and WanTransformer3DModel has 3: .*-0\.2",
+        ),
+    ],
+)
+def test_what_a_peer_would_stumble_over_at_its_first_call_is_the_reason(
+    kind: str, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = MagicMock()
+    peer.DBCacheConfig.return_value.Fn_compute_blocks = 8
+    monkeypatch.setitem(sys.modules, "cache_dit", peer)
+    chosen = PIPES[kind]
+    with pytest.raises(Skip, match=reason), rungs.rung(name).open(chosen.build(), chosen):
         pass
+    assert not peer.enable_cache.called
+
+
+def test_faster_cache_runs_a_model_whose_guidance_is_distilled() -> None:
+    chosen = replace(PIPES["flux"], make=lambda _: tiny.flux(2, 2, guidance_embeds=True))
+    pipe = chosen.build()
+    call = partial(prepare, tiny.draw_flux, STEPS, true_cfg_scale=1.0)(pipe)
+    everything, plain = attention_calls(pipe, call)
+    with rungs.rung("faster-cache").open(pipe, chosen):
+        count, found = attention_calls(pipe, call)
+    assert count < everything
+    assert found.isfinite().all()
+    assert not torch.equal(found, plain)
 
 
 @pytest.fixture

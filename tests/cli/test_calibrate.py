@@ -10,7 +10,7 @@ import pytest
 import tiny
 import tiny_video
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import UniPCMultistepScheduler, WanPipeline
 
 import sdaccel
 from sdaccel import shapes
@@ -27,6 +27,17 @@ def words(model: str, tmp_path: Path) -> tuple[str, ...]:
     file = tmp_path / "prompts.txt"
     file.write_text("a cat\na dog\n")
     return ("calibrate", "--model", model, "--prompts", str(file), "-n", "2", "--size", "16")
+
+
+@pytest.fixture
+def wan(tmp_path: Path) -> Path:
+    """A folder with a Wan of three layers that makes small clips."""
+    pipe = tiny_video.wan(scheduler=UniPCMultistepScheduler(**FLOW))
+    torch.manual_seed(7)
+    config = {**pipe.transformer.config, "num_layers": 3}
+    pipe.transformer = type(pipe.transformer).from_config(config).eval()
+    pipe.save_pretrained(tmp_path / "wan")
+    return tmp_path / "wan"
 
 
 def test_what_is_measured_is_kept_where_the_pass_finds_it(
@@ -68,15 +79,12 @@ def test_guidance_alone_is_added_to_what_there_is(
 
 
 def test_clips_are_calibrated_over_all_their_frames(
-    run: Any, words: tuple[str, ...], tmp_path: Path
+    run: Any, words: tuple[str, ...], wan: Path, tmp_path: Path
 ) -> None:
-    pipe = tiny_video.wan(scheduler=UniPCMultistepScheduler(**FLOW))
-    torch.manual_seed(7)
-    config = {**pipe.transformer.config, "num_layers": 3}
-    pipe.transformer = type(pipe.transformer).from_config(config).eval()
-    pipe.save_pretrained(tmp_path / "wan")
+    pipe = WanPipeline.from_pretrained(wan)
+    pipe.set_progress_bar_config(disable=True)
     file = tmp_path / "clips.json"
-    more = ("--model", str(tmp_path / "wan"), "--num-frames", "5", "--steps", "5", "--batch", "2")
+    more = ("--model", str(wan), "--num-frames", "5", "--steps", "5", "--batch", "2")
     outcome = run(*words, *more, "--output", str(file))
     assert outcome.code == exits.OK, outcome.err
     assert "5 steps at guidance 5.0, 2 clips:" in outcome.out + outcome.err
@@ -137,3 +145,36 @@ def test_what_can_t_be_calibrated_is_one_sentence(run: Any, words: tuple[str, ..
     assert "depth must be smaller" in outcome.complaint
     outcome = run(*words, "--steps", "2")
     assert "draw with more steps, at least 3" in outcome.complaint
+
+
+@pytest.mark.usefixtures("plain_torch")
+def test_what_sparse_attention_keeps_of_clips_is_measured_alone(
+    run: Any, words: tuple[str, ...], wan: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "sparse.json"
+    size = ("--size", "128", "--num-frames", "5", "--steps", "5")
+    more = ("--model", str(wan), *size, "--sparse-attention", "-o", str(file))
+    outcome = run(*words, *more)
+    assert outcome.code == exits.OK, outcome.err
+    assert "5 steps at guidance 5.0, 3x8x8 tokens, 2 clips:" in outcome.out + outcome.err
+    found = json.loads(file.read_text())
+    assert found["tables"] == found["guidance"] == []
+    (table,) = found["sparse_attention"]
+    least, most = table["rows"][0], table["rows"][-1]
+    assert least["density"] < most["density"]
+    assert least["psnr"] < most["psnr"]
+    said = f"  keep 0.5, {least['density']:.1%} of all blocks: PSNR {least['psnr']:.1f} dB"
+    assert said in outcome.out + outcome.err
+    asked = {"budget": least["psnr"] - 0.01, "calibration": str(file)}
+    pipe = WanPipeline.from_pretrained(wan)
+    pipe.set_progress_bar_config(disable=True)
+    options = {**asked, "anywhere": True, "fewest_tokens": 0}
+    sdaccel.accelerate(pipe, "none", sparse_attention=options)
+    tiny_video.draw(pipe, height=128, width=128, num_inference_steps=5)
+    assert sdaccel.report(pipe)["sparse_attention"].ran["transformer sparse"] > 0
+
+
+def test_one_kind_of_calibration_is_asked_for_at_a_time(run: Any, words: tuple[str, ...]) -> None:
+    outcome = run(*words, "--sparse-attention", "--guidance-only")
+    assert outcome.code == exits.BAD_INPUT
+    assert outcome.complaint.endswith("Give either --guidance-only or --sparse-attention.")

@@ -104,6 +104,32 @@ def test_the_rest_of_the_pipe_lies_beside_the_graphs(exported: tuple[Any, Path])
     assert not list((folder / "text_encoder").glob("*.safetensors"))
 
 
+def weights_in(folder: Path) -> set[str]:
+    """The components that a folder has PyTorch weights of."""
+    return {each.parent.name for each in folder.rglob("*.safetensors")}
+
+
+def test_what_is_not_exported_has_its_weights_so_that_the_folder_loads_by_itself(
+    tmp_path: Path,
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipe, folder = tiny.stable_diffusion(), tmp_path / "onnx"
+    export(pipe, folder, components=["text_encoder"])
+    assert weights_in(folder) == {"unet", "vae"}
+    loaded = StableDiffusionPipeline.from_pretrained(folder, text_encoder=pipe.text_encoder)
+    assert torch.equal(loaded.unet.conv_in.weight, pipe.unet.conv_in.weight)
+    assert torch.equal(loaded.vae.encoder.conv_in.weight, pipe.vae.encoder.conv_in.weight)
+
+
+def test_a_folder_for_a_pipe_that_has_the_rest_holds_graphs_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "onnx"
+    export(tiny.stable_diffusion(), folder, components=["text_encoder"], rest=False)
+    assert weights_in(folder) == set()
+    assert (folder / "text_encoder" / "model.onnx").is_file()
+    assert (folder / "vae" / "config.json").is_file()
+
+
 def test_half_precision_is_written_as_such_and_leaves_the_pipe_alone(tmp_path: Path) -> None:
     import onnx
 
@@ -171,6 +197,19 @@ def test_too_little_room_is_found_before_anything_is_written(
     with pytest.raises(ExportError, match=r"takes about .* GB.*has room for 0\.0 GB"):
         export(tiny.stable_diffusion(), tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_weights_that_are_saved_as_they_are_need_room_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tiny.stable_diffusion(unet=tiny.unet(block_out_channels=(256, 512)))
+    graph = space.room_for([(pipe.text_encoder, torch.float32)])
+    usage = shutil.disk_usage(tmp_path)._replace(free=graph)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ExportError, match="has room for"):
+        export(pipe, tmp_path / "onnx", components=["text_encoder"])
+    assert not list(tmp_path.iterdir())
+    export(pipe, tmp_path / "onnx", components=["text_encoder"], rest=False)
 
 
 @pytest.mark.parametrize(

@@ -197,8 +197,9 @@ def test_too_little_room_is_found_before_anything_is_exported_or_drawn(
         quantize(exported, folder, pipe, lambda: undrawn.append("drawn"))
     with pytest.raises(ExportError, match="make room"):
         quantize_weights(exported, folder)
-    only = space.room_for([(pipe.unet, torch.float32)])
-    free(only / 1e6 + 1)  # enough for the graph in fp32, and not for the one in int8 beside it
+    rest = sum(space.bytes_of(each, torch.float32) for each in (pipe.vae, pipe.text_encoder))
+    only = space.room_for([(pipe.unet, torch.float32)]) + rest
+    free(only / 1e6 + 1)  # enough for the export in fp32, and not for the graph in int8 beside it
     with pytest.raises(ExportError, match="make room"):
         int8.export_int8(pipe, folder, lambda: undrawn.append("drawn"), components=["unet"])
     assert not any((undrawn, whole, *tmp_path.iterdir()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import recording
+
 import sdaccel
 
 
@@ -14,5 +16,4 @@ def flattened(pipe: Any, **options: Any) -> Any:
 
 def ran(pipe: Any, name: str) -> int:
     """A count of the report, of all denoisers."""
-    counts = sdaccel.report(pipe)["flatten"].ran
-    return sum(count for key, count in counts.items() if key.endswith(name))
+    return recording.ran(pipe, "flatten", name)

@@ -100,7 +100,7 @@ def stable_diffusion(**changes: Any) -> Any:
     return pipe
 
 
-def flux(num_layers: int = 1, num_single_layers: int = 1) -> Any:
+def flux(num_layers: int = 1, num_single_layers: int = 1, **changes: Any) -> Any:
     """A FluxPipeline without text encoders: it takes embeddings, and guides sequentially."""
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -116,6 +116,7 @@ def flux(num_layers: int = 1, num_single_layers: int = 1) -> Any:
         joint_attention_dim=32,
         pooled_projection_dim=32,
         axes_dims_rope=(4, 4, 8),
+        **changes,
     ).eval()
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from sdaccel.kernels.attention import attention
 from sdaccel.kernels.attention_native import attention_native, unavailable
 from sdaccel.kernels.native import BuildError
 from sdaccel.kernels.operator import UnsupportedError, operators
+from sdaccel.machine import processor
 
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 3e-3}
 
@@ -41,6 +43,18 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
     ]
 
 
+@pytest.fixture(params=[True, False], ids=["tiles", "no tiles"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """AMX's tiles as this machine has them, and as if they were not allowed."""
+    if not request.param:
+        monkeypatch.setattr(module, "tiles_allowed", lambda: False)
+    elif "amx_bf16" not in processor().features:
+        pytest.skip("this CPU has no AMX")
+    module._function.cache_clear()
+    yield request.param
+    module._function.cache_clear()
+
+
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize(
     "shape",
@@ -52,10 +66,13 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
         (1, 1, 1, 66, 1, 160),
         (1, 1, 1, 3, 2, 1),
         (1, 2, 2, 70, 129, 256),
+        (1, 1, 1, 33, 95, 48),
     ],
     ids=str,
 )
-def test_it_is_the_truth_but_for_rounding(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_it_is_the_truth_but_for_rounding(
+    shape: tuple[int, ...], dtype: torch.dtype, tiles: bool
+) -> None:
     needs(dtype)
     query, key, value = inputs(shape, dtype)
     found = attention_native(query, key, value, shape[-1] ** -0.5)
@@ -104,9 +121,20 @@ def test_what_is_not_finite_stays_so_in_its_own_row(dtype: torch.dtype) -> None:
     assert found[0, 0, [0, 2]].isfinite().all()
 
 
-def test_more_threads_give_the_same_bits() -> None:
-    needs(torch.float32)
-    query, key, value = inputs((2, 2, 2, 200, 90, 40), torch.float32)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_scores_that_grow_from_block_to_block_are_weighed_alike(dtype: torch.dtype) -> None:
+    needs(dtype)
+    query, key, value = inputs((1, 1, 1, 40, 300, 16), dtype)
+    query, key = query.abs(), key.abs() * torch.linspace(0.1, 9, 300).view(1, 1, -1, 1).to(dtype)
+    for scale in (0.5, -0.5):
+        found = attention_native(query, key, value, scale)
+        assert relative_error(found, truth(query, key, value, scale)) <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_more_threads_give_the_same_bits(dtype: torch.dtype) -> None:
+    needs(dtype)
+    query, key, value = inputs((2, 2, 2, 200, 90, 40), dtype)
     alone = attention_native(query, key, value, 0.1)
     torch.set_num_threads(2)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sdaccel.kernels import native
-from sdaccel.kernels.native import BuildError, cache_folder, library
+from sdaccel.kernels.native import BuildError, cache_folder, fingerprint, library
 
 
 @pytest.fixture
@@ -40,6 +40,25 @@ def test_another_source_is_another_library(source: Path) -> None:
     source.write_text('extern "C" int twice(int x) { return x + x + 1; }\n')
     library.cache_clear()
     assert library("twice", ()).twice(1) == 3
+
+
+def test_another_header_is_another_library_too(source: Path) -> None:
+    header = source.with_name("twice_by.h")
+    header.write_text("constexpr int BY = 2;\n")
+    source.write_text('#include "twice_by.h"\nextern "C" int twice(int x) { return BY * x; }\n')
+    assert library("twice", ()).twice(21) == 42
+    header.write_text("constexpr int BY = 3;\n")
+    library.cache_clear()
+    assert library("twice", ()).twice(21) == 63
+
+
+def test_a_fingerprint_is_of_the_sources_of_that_name_alone(source: Path) -> None:
+    before = fingerprint("twice")
+    source.with_name("thrice.cpp").write_text("")
+    source.with_name("twice.txt").write_text("")
+    assert fingerprint("twice") == before
+    source.with_name("twice.py").write_text("")
+    assert fingerprint("twice") != before
 
 
 def test_what_does_not_compile_says_why_and_leaves_nothing_behind(source: Path) -> None:

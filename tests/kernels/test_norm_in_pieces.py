@@ -9,6 +9,7 @@ from kernel_checks import DTYPES, assert_near, noise
 from sdaccel.kernels import norm_in_pieces as norms
 from sdaccel.kernels import qk_in_pieces as heads
 from sdaccel.kernels.pieces import in_pieces, pieces
+from sdaccel.kernels.rotary import rotated
 
 X, WEIGHT, BIAS = noise(2, 7, 48), noise(48, seed=1), noise(48, seed=2)
 
@@ -59,13 +60,13 @@ def test_rows_of_two_and_of_four_dimensions() -> None:
         assert_near(found, truth(x, None, None, "rms"))
 
 
-@pytest.mark.parametrize("layout", ["interleaved", "half"])
+@pytest.mark.parametrize(("layout", "width"), [("interleaved", 5), ("half", 5), ("half_each", 10)])
 @pytest.mark.parametrize("across_heads", [False, True])
 @pytest.mark.parametrize("norm", ["rms", "layer", None])
 def test_a_rotation_in_pieces_is_the_one_in_one(
-    norm: str | None, across_heads: bool, layout: str, monkeypatch: pytest.MonkeyPatch
+    norm: str | None, across_heads: bool, layout: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    angles = noise(2, 7, 1, 5, seed=5)
+    angles = noise(2, 7, 1, width, seed=5)
     weight = None if norm is None else noise(36 if across_heads else 12, seed=6)
     results = []
     for piece in (1, 1 << 20):
@@ -76,6 +77,16 @@ def test_a_rotation_in_pieces_is_the_one_in_one(
         )
         results.append(x)
     torch.testing.assert_close(*results)
+
+
+def test_in_pieces_each_channel_may_have_a_value_of_its_own() -> None:
+    x, cos, sin = noise(2, 7, 3, 12), noise(2, 7, 1, 10, seed=5), noise(2, 7, 1, 10, seed=6)
+    first, second = x[..., :5], x[..., 5:10]
+    turned = x[..., :10] * cos + torch.cat([-second, first], -1) * sin
+    expected = torch.cat([turned, x[..., 10:]], -1)
+    torch.testing.assert_close(rotated(x, cos, sin, "half_each", 10), expected)
+    heads.norm_rope_in_pieces(x, None, None, None, False, cos, sin, "half_each", 10, 1e-6)
+    torch.testing.assert_close(x, expected)
 
 
 def test_pieces_are_views_of_all_rows_in_order() -> None:

@@ -124,6 +124,40 @@ def test_only_the_first_part_may_turn() -> None:
     assert_near(query, expected)
 
 
+def unlike(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Halves of (B, S, H, D), turned by a value of its own for each channel."""
+    first, second = x.chunk(2, -1)
+    return x * cos.double() + torch.cat([-second, first], -1) * sin.double()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("table", [(2, 5, 1, 24), (5, 24), (2, 5, 4, 24), (2, 5, 96)])
+@pytest.mark.parametrize("dim", [24, 34])
+def test_each_channel_may_have_a_value_of_its_own(
+    table: tuple[int, ...], dim: int, dtype: torch.dtype
+) -> None:
+    query, key = noise(2, 5, 4, dim, dtype=dtype), noise(2, 5, 4, dim, dtype=dtype, seed=1)
+    cos, sin = noise(*table, seed=2), noise(*table, seed=3)
+    by = [each.unflatten(2, (4, 24)) if each.dim() == 3 else each for each in (cos, sin)]
+    by = [each[:, None] if each.dim() == 2 else each for each in by]
+    expected = []
+    for x in (query, key):
+        wide = normalised(x, "rms", False)
+        expected.append(torch.cat([unlike(wide[..., :24], *by), wide[..., 24:]], -1))
+    with kernel_runs("qk_norm_rope"):
+        qk_norm_rope(query, key, cos=cos, sin=sin, layout="half_each", rotary_dim=24)
+    for found, truth in zip((query, key), expected, strict=True):
+        assert_near(found, truth)
+
+
+def test_tables_of_each_channel_may_lie_apart() -> None:
+    query = noise(1, 3, 2, 16)
+    cos, sin = noise(3, 16, 2, seed=2).unbind(-1)
+    expected = unlike(query.double(), cos[:, None], sin[:, None])
+    qk_norm_rope(query, query[:, :, :0], norm=None, cos=cos, sin=sin, layout="half_each")
+    assert_near(query, expected)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 9), st.integers(1, 5), st.integers(1, 30))
 def test_any_shape(batches: int, tokens: int, heads: int, pairs: int) -> None:
@@ -153,6 +187,8 @@ def test_it_compiles_into_one_graph() -> None:
         ({"query_weight": noise(9), "key_weight": noise(9)}, "query_weight has shape"),
         ({"query_weight": noise(16)}, "go together"),
         ({"norm": "group"}, "norm is one of"),
+        ({"cos": noise(3, 8), "sin": noise(3, 8), "layout": "half_each"}, "16] was expected"),
+        ({"layout": "quarters"}, "layout is one of"),
         ({"norm": None, "query_weight": noise(16), "key_weight": noise(16)}, "needs a norm"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,6 @@ import pytest
 def no_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Attention by no choice of another test: a tape doesn't see what is machine code."""
     monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
-
-
-@pytest.fixture
-def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ops are computed by plain torch, as without TRITON_INTERPRET: a hundred times faster."""
-    from sdaccel.kernels.ahead import FILES
-    from sdaccel.kernels.operator import operators
-
-    for name in FILES:
-        import_module(f"sdaccel.kernels.{name}")
-    monkeypatch.setattr("sdaccel.kernels.language.interpreted", lambda: False)
-    for operator in operators().values():
-        monkeypatch.setattr(operator, "_interpreted", False)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tiny_transformers import pixart, sd3
 
 import sdaccel
 from sdaccel.errors import PlanError
-from sdaccel.passes import Effect
+from sdaccel.passes import Effect, attention
 from sdaccel.passes.attention import Attention
 from sdaccel.passes.attention_choices import STOCK
 from sdaccel.passes.attention_operator import stock
@@ -51,6 +51,13 @@ SAMPLE, TEXT = torch.linspace(-1, 1, 256).view(1, 4, 8, 8), torch.linspace(-1, 1
 def unet_output(unet: Any) -> torch.Tensor:
     output: torch.Tensor = unet(SAMPLE, 500, TEXT.view(1, 16, 32)).sample
     return output
+
+
+def test_verdicts_of_other_sources_are_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = attention._identity(torch.device("cpu"), [])
+    assert attention._identity(torch.device("cpu"), []) == before
+    monkeypatch.setattr(attention, "fingerprint", lambda stem: f"another {stem}")
+    assert attention._identity(torch.device("cpu"), []) != before
 
 
 # What is covered ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from graphing import forward, forwards, graphed, inputs, ran, same
+from recording import OTHER_CALLS, with_another_call_amid
 
 import sdaccel
 
@@ -81,21 +82,11 @@ def test_in_inference_mode_where_no_writes_are_counted_all_is_copied(pipe: Any) 
 
 
 @pytest.mark.usefixtures("recorder")
-@pytest.mark.parametrize(
-    ("change", "more"),
-    [({"batch": 3}, {}), ({"size": 16}, {}), ({}, {"return_dict": False})],
-    ids=["batch", "size", "argument"],
-)
+@OTHER_CALLS
 def test_another_kind_of_call_gets_a_graph_of_its_own(pipe: Any, change: Any, more: Any) -> None:
-    def all_of_them() -> list[torch.Tensor]:
-        found = forwards(pipe, 3)
-        with torch.no_grad():
-            found += [pipe.unet(*inputs(seed, **change), **more)[0] for seed in range(3)]
-        return found + forwards(pipe, 2)
-
-    wanted = all_of_them()
+    wanted = with_another_call_amid(pipe, change, more)
     graphed(pipe)
-    assert same(all_of_them(), wanted)
+    assert same(with_another_call_amid(pipe, change, more), wanted)
     assert ran(pipe)["unet captures"] == 2
     assert ran(pipe)["unet calls as they are"] == 2
 

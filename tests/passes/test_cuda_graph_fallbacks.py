@@ -9,25 +9,12 @@ import pytest
 import tiny
 import torch
 from graphing import forward, forwards, graphed, inputs, ran, same
+from recording import NO_LIMITS, Waits, Writes, hooked, replaced_forward
 
 import sdaccel
 from sdaccel.errors import PlanError
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
-
-
-class Waits(torch.nn.Module):
-    """A layer that looks at a value."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.sum().item() > 0 else x
-
-
-class Writes(torch.nn.Module):
-    """A layer that changes what it is given."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mul_(0.5)
 
 
 @pytest.mark.usefixtures("recorder")
@@ -63,23 +50,14 @@ def user_s_processor(unet: Any) -> None:
     unet.set_attn_processor(Counts(next(iter(unet.attn_processors.values()))))
 
 
-def user_s_hook(unet: Any) -> None:
-    unet.mid_block.register_forward_hook(lambda _, __, output: output * 2)
-
-
-def user_s_forward(unet: Any) -> None:
-    stock = unet.mid_block.forward
-    unet.mid_block.forward = lambda *args, **kwargs: stock(*args, **kwargs) * 2
-
-
 @pytest.mark.usefixtures("recorder")
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (user_s_processor, "Counts, may keep count"),
-        (user_s_hook, "hooks on its modules"),
-        (user_s_forward, "replaced the forward of a UNetMidBlock2DCrossAttn"),
+        (hooked, "hooks on its modules"),
+        (replaced_forward, "replaced the forward of a UNetMidBlock2DCrossAttn"),
     ],
 )
 def test_python_that_a_replay_would_leave_out_keeps_running(
@@ -163,7 +141,7 @@ def test_without_cuda_the_pass_refuses_with_a_reason(pipe: Any) -> None:
     assert same(forwards(pipe), wanted)
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "8"])
+@NO_LIMITS
 def test_a_limit_is_a_whole_number(pipe: Any, limit: Any) -> None:
     with pytest.raises(PlanError, match="whole number of at least 1"):
         graphed(pipe, limit=limit)

@@ -11,6 +11,7 @@ import caching
 import pytest
 import tiny
 import torch
+from recording import Waits
 
 import sdaccel
 from sdaccel.benchmarks.measure import relative_error
@@ -104,13 +105,6 @@ def test_restore_gives_the_graphs_memory_back() -> None:
     gc.collect()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() < taken
-
-
-class Waits(torch.nn.Module):
-    """A layer that looks at a value."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.sum().item() > 0 else x
 
 
 def test_a_failed_capture_leaves_the_stream_the_random_numbers_and_the_next_one_alone() -> None:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import caching
 import pytest
+import recording
 import tiny
 import torch
+from recording import PLANS, Draw, alike, draw
 from taping import taped
 
 import sdaccel
 from sdaccel.errors import PlanError
 
 pytestmark = pytest.mark.usefixtures("plain_torch", "no_choices")
-Draw = Callable[..., Any]
-
-EXACT = {
-    "no_ops": True,
-    "memory_format": True,
-    "attention": {"measure": False},
-    "fuse": True,
-    "schedulers": True,
-}
-SKIPPING = {"interval": 3, "forecast": 2, "fewest_steps": 4}
-PLANS: dict[str, dict[str, Any]] = {
-    "exact": EXACT,
-    "16 bit": {"precision": {"dtype": "bfloat16"}},
-    "hoist": {"hoist": True},
-    "step_cache": {"step_cache": SKIPPING},
-    "all": {**EXACT, "hoist": True, "step_cache": SKIPPING},
-}
 
 
 def other_pipeline(name: str) -> Any:
@@ -65,10 +49,6 @@ def draw_inside(pipe: Any, **changes: Any) -> Any:
     return draw_from(pipe, **{"mask_image": mask, "height": 16, "width": 16, **changes})
 
 
-def draw(pipe: Any, **changes: Any) -> Any:
-    return caching.draw(pipe, **{"num_inference_steps": 8, **changes})
-
-
 PIPES: list[tuple[Draw, Draw]] = [
     (tiny.stable_diffusion, draw),
     (caching.flux, draw),
@@ -79,18 +59,13 @@ PIPES: list[tuple[Draw, Draw]] = [
 
 
 def both(pipe: Any, drawn: Draw, **passes: Any) -> tuple[list[Any], list[Any]]:
-    """Two pictures of a plan, without graphs and with them."""
-    found = []
+    """What is drawn under a plan, without graphs and with them."""
     with taped():
-        for graphs in (False, True):
-            sdaccel.accelerate(pipe, "none", **passes, cuda_graph=graphs)
-            found.append(drawn(pipe))
-    return found[0], found[1]
+        return recording.both(pipe, drawn, "cuda_graph", **passes)
 
 
 def ran(pipe: Any, name: str) -> int:
-    counts = sdaccel.report(pipe)["cuda_graph"].ran
-    return sum(count for key, count in counts.items() if key.endswith(name))
+    return recording.ran(pipe, "cuda_graph", name)
 
 
 @pytest.mark.parametrize(("make", "drawn"), PIPES)
@@ -100,7 +75,7 @@ def test_pictures_of_every_task_are_those_without_graphs(
 ) -> None:
     pipe = make()
     before, graphs = both(pipe, lambda pipe: [drawn(pipe), drawn(pipe)], **PLANS[plan])
-    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert alike(before, graphs)
     assert ran(pipe, "replays") > 5
     assert ran(pipe, "fallbacks") == 0
 
@@ -112,7 +87,7 @@ def test_pictures_of_every_plan_are_those_without_graphs(plan: str) -> None:
 
     pipe = tiny.stable_diffusion()
     before, graphs = both(pipe, drawn, **PLANS[plan])
-    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert alike(before, graphs)
     assert ran(pipe, "replays") >= 3 * 8 - 8
     assert ran(pipe, "fallbacks") == 0
 
@@ -148,7 +123,7 @@ def test_another_number_of_steps_is_another_generation_not_an_old_one(plan: str)
 
     pipe = tiny.stable_diffusion()
     before, graphs = both(pipe, drawn, **PLANS[plan])
-    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert alike(before, graphs)
     assert ran(pipe, "replays") > 8
 
 
@@ -172,7 +147,7 @@ def test_a_callback_may_put_in_other_latents_of_another_size_and_another_text(pl
     pipe = tiny.stable_diffusion()
     before, graphs = both(pipe, drawn, **PLANS[plan])
     assert before[0].shape == (1, 32, 32, 3)
-    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert alike(before, graphs)
     assert ran(pipe, "replays") > 5
 
 
@@ -194,7 +169,7 @@ def test_another_batch_another_size_and_an_interruption_are_no_trouble(plan: str
 
     pipe = tiny.stable_diffusion()
     before, graphs = both(pipe, drawn, **PLANS[plan])
-    assert all((one == other).all() for one, other in zip(before, graphs, strict=True))
+    assert alike(before, graphs)
     assert ran(pipe, "captures") >= 4
 
 

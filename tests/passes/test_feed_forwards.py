@@ -19,6 +19,16 @@ from sdaccel.passes.fusions import swaps
 from sdaccel.passes.swap import RAN
 
 X = noise(2, 5, 16)
+
+
+def part(module: str, name: str, *sizes: int) -> Any:
+    """A module of a transformer that older versions of diffusers haven't."""
+    found = pytest.importorskip(f"diffusers.models.transformers.transformer_{module}")
+    if not hasattr(found, name):
+        pytest.skip(f"this diffusers has no {name}")
+    return getattr(found, name)(*sizes)
+
+
 MAKERS: dict[str, Any] = {
     "GEGLU": lambda: GEGLU(16, 24),
     "SwiGLU": lambda: SwiGLU(16, 24),
@@ -29,8 +39,19 @@ MAKERS: dict[str, Any] = {
     "Lumina": lambda: LuminaFeedForward(16, 24, multiple_of=8),
     "AuraFlow": lambda: AuraFlowFeedForward(16),
     "HiDream": lambda: HiDreamImageFeedForwardSwiGLU(16, 24),
+    "ErnieImage": lambda: part("ernie_image", "ErnieImageFeedForward", 16, 24),
+    "OmniGen": lambda: part("omnigen", "OmniGenFeedForward", 16, 24),
+    "Stable Audio 3": lambda: part("stable_audio3", "StableAudio3FeedForward", 16),
+    "Qwen-Image 2.1": lambda: part("qwenimage21", "QwenImage21SwiGLUFeedForward", 16, 24),
+    "Cosmos 3": lambda: part("cosmos3", "Cosmos3VLTextMLP", 16, 24),
 }
-TWO_PROJECTIONS = ["Z-Image", "Lumina", "AuraFlow", "HiDream"]
+TWO_PROJECTIONS = [
+    *("Z-Image", "Lumina", "AuraFlow", "HiDream", "ErnieImage", "OmniGen", "Stable Audio 3"),
+    *("Qwen-Image 2.1", "Cosmos 3"),
+]
+"""Or two halves of one, multiplied in the block itself."""
+WITH_A_MODULE = {"Lumina", "OmniGen", "Qwen-Image 2.1", "Cosmos 3"}
+"""Their activation is a module, which hooks can be put on."""
 
 
 def fused(module: Any) -> Any:
@@ -91,7 +112,7 @@ def test_two_projections_keep_their_weights_and_are_called(name: str) -> None:
         each.register_forward_hook(lambda layer, *_: calls.append(layer))
     stock, called = module(X), list(calls)
     calls.clear()
-    with kernel_runs("activated_product", 0 if name == "Lumina" else 1):
+    with kernel_runs("activated_product", 0 if name in WITH_A_MODULE else 1):
         torch.testing.assert_close(fused(module)(X), stock, rtol=1e-5, atol=1e-6)
     assert Counter(calls) == Counter(called), "an activation with a hook is called too"
     assert {key: each.data_ptr() for key, each in module.state_dict().items()} == before

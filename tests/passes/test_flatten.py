@@ -16,6 +16,15 @@ import torch
 from features import lora
 from flattening import flattened, ran
 from graphing import forward, forwards, inputs, same
+from recording import (
+    NO_LIMITS,
+    OTHER_CALLS,
+    Waits,
+    Writes,
+    hooked,
+    replaced_forward,
+    with_another_call_amid,
+)
 
 import sdaccel
 from sdaccel.benchmarks import families as known
@@ -156,21 +165,11 @@ def test_a_view_of_a_view_is_one_call_wherever_in_memory_it_begins() -> None:
     assert "transpose" not in calls[-3:]
 
 
-@pytest.mark.parametrize(
-    ("change", "more"),
-    [({"batch": 3}, {}), ({"size": 16}, {}), ({}, {"return_dict": False})],
-    ids=["batch", "size", "argument"],
-)
+@OTHER_CALLS
 def test_another_kind_of_call_is_watched_by_itself(pipe: Any, change: Any, more: Any) -> None:
-    def all_of_them() -> list[torch.Tensor]:
-        found = forwards(pipe, 3)
-        with torch.no_grad():
-            found += [pipe.unet(*inputs(seed, **change), **more)[0] for seed in range(3)]
-        return found + forwards(pipe, 2)
-
-    wanted = all_of_them()
+    wanted = with_another_call_amid(pipe, change, more)
     flattened(pipe)
-    assert same(all_of_them(), wanted)
+    assert same(with_another_call_amid(pipe, change, more), wanted)
     assert ran(pipe, "captures") == 2
     assert ran(pipe, "replays") == 2 + 2 + 2
 
@@ -199,15 +198,6 @@ def another_processor(unet: Any) -> None:
     unet.set_attn_processor(AttnProcessor())
 
 
-def another_hook(unet: Any) -> None:
-    unet.mid_block.register_forward_hook(lambda _, __, output: output * 2)
-
-
-def another_forward(unet: Any) -> None:
-    stock = unet.mid_block.forward
-    unet.mid_block.forward = lambda *args, **kwargs: stock(*args, **kwargs) * 2
-
-
 def another_module(unet: Any) -> None:
     unet.conv_act = torch.nn.Tanh()
 
@@ -224,7 +214,7 @@ def training(unet: Any) -> None:
 
 CHANGES = [
     *(lora, another_scale, another_weight, another_layout, another_norm, another_processor),
-    *(another_hook, another_forward, another_module, another_setting),
+    *(hooked, replaced_forward, another_module, another_setting),
 ]
 
 
@@ -268,11 +258,6 @@ def test_dropout_goes_on_drawing(pipe: Any) -> None:
     assert not same(found[1:3], found[2:4])
 
 
-class Decides(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.sum() > 0 else x
-
-
 class Hides(torch.nn.Module):
     """Looks at a value, and catches what is raised for it."""
 
@@ -281,11 +266,6 @@ class Hides(torch.nn.Module):
             return x * float(x.sum() > 0)
         except Exception:
             return x
-
-
-class Writes(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mul_(0.5)
 
 
 class Unseen(torch.nn.Module):
@@ -318,7 +298,7 @@ class Overwrites(torch.nn.Module):
 @pytest.mark.parametrize(
     ("layer", "reason", "replays"),
     [
-        (Decides(), "a value decides", 0),
+        (Waits(), "a value decides", 0),
         (Hides(), "a value decides", 0),
         (Writes(), "writes to what was there before", 0),
         (Unseen(), "no function of torch was called", 0),
@@ -369,7 +349,7 @@ def test_passes_that_exclude_it_are_told(pipe: Any, other: str) -> None:
         sdaccel.accelerate(pipe, f"none+flatten+{other}")
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "8"])
+@NO_LIMITS
 def test_a_limit_is_a_whole_number(pipe: Any, limit: Any) -> None:
     with pytest.raises(PlanError, match="whole number of at least 1"):
         flattened(pipe, limit=limit)

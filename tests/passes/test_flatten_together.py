@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import caching
@@ -11,6 +10,7 @@ import pytest
 import tiny
 import torch
 from flattening import ran
+from recording import PLANS, Draw, alike, both, draw
 from taping import taped
 
 import sdaccel
@@ -18,37 +18,6 @@ from sdaccel.passes.attention_candidates import Candidate
 from sdaccel.passes.attention_router import Router
 
 pytestmark = pytest.mark.usefixtures("plain_torch", "no_choices")
-Draw = Callable[..., Any]
-
-EXACT = {
-    "no_ops": True,
-    "memory_format": True,
-    "attention": {"measure": False},
-    "fuse": True,
-    "schedulers": True,
-}
-SKIPPING = {"interval": 3, "forecast": 2, "fewest_steps": 4}
-PLANS: dict[str, dict[str, Any]] = {
-    "exact": EXACT,
-    "16 bit": {"precision": {"dtype": "bfloat16"}},
-    "hoist": {"hoist": True},
-    "step_cache": {"step_cache": SKIPPING},
-    "guidance": {"guidance": {"stop": 0.5, "every": 3, "fewest_steps": 1}},
-    "all": {**EXACT, "hoist": True, "step_cache": SKIPPING},
-}
-
-
-def draw(pipe: Any, **changes: Any) -> Any:
-    return caching.draw(pipe, **{"num_inference_steps": 8, **changes})
-
-
-def both(pipe: Any, drawn: Draw, **passes: Any) -> tuple[list[Any], list[Any]]:
-    """Pictures of a plan, without flat forwards and with them."""
-    found = []
-    for flat in (False, True):
-        sdaccel.accelerate(pipe, "none", **passes, flatten=flat)
-        found.append(drawn(pipe))
-    return found[0], found[1]
 
 
 @pytest.mark.parametrize(
@@ -65,8 +34,8 @@ def test_pictures_of_every_plan_are_those_without(make: Draw, plan: str) -> None
             return [draw(pipe), draw(pipe)]
         return [draw(pipe, prompt=prompt) for prompt in ("a cat", "a dog", "a cat")]
 
-    before, flat = both(pipe := make(), drawn, **PLANS[plan])
-    assert all((one == other).all() for one, other in zip(before, flat, strict=True))
+    before, flat = both(pipe := make(), drawn, "flatten", **PLANS[plan])
+    assert alike(before, flat)
     assert ran(pipe, "replays") > 5
     assert ran(pipe, "fallbacks") == 0
 
@@ -102,8 +71,8 @@ def test_a_callback_may_change_latents_text_and_model() -> None:
             pipe.disable_freeu()
         return found
 
-    before, flat = both(pipe := tiny.stable_diffusion(), drawn, **PLANS["exact"])
-    assert all((one == other).all() for one, other in zip(before, flat, strict=True))
+    before, flat = both(pipe := tiny.stable_diffusion(), drawn, "flatten", **PLANS["exact"])
+    assert alike(before, flat)
     assert ran(pipe, "replays") > 5
 
 
@@ -120,7 +89,7 @@ def test_attention_by_machine_code_is_one_call(monkeypatch: pytest.MonkeyPatch) 
 
     mine = Candidate("mine", unseen, lambda _: True)
     monkeypatch.setattr(Router, "_candidate", lambda *_: mine)
-    before, flat = both(pipe := tiny.stable_diffusion(), draw, attention=True)
+    before, flat = both(pipe := tiny.stable_diffusion(), draw, "flatten", attention=True)
     assert (before == flat).all()
     assert ran(pipe, "replays") == 7
     attentions = sum(hasattr(each, "processor") for each in pipe.unet.modules())

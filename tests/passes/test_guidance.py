@@ -219,7 +219,7 @@ def test_what_is_not_linear_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"every": 1}, "every is a whole number of at least 2"),
         ({"hold": 1}, "hold is True or False"),
         ({"forecast": 3}, "forecast is 0, 1 or 2"),
-        ({"variable": "time"}, "variable is 'step', 'sigma' or 'log_snr'"),
+        ({"variable": "time"}, "variable is 'step', 'sigma', 'log_snr' or 'angle'"),
         ({"budget": -1.0}, "budget is a PSNR in dB above 0"),
         ({"budget": 30.0, "steps": [0, 3]}, "give one of budget, steps"),
         ({"budget": 30.0, "hold": False}, "give one of budget, steps"),

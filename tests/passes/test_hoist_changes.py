@@ -10,7 +10,20 @@ import pytest
 import tiny
 import torch
 from features import lora
-from hoisting import SHOWS, Change, errors, hoisted, pipe_of, ran, run
+from hoisting import (
+    SHOWS,
+    Change,
+    conditioning_weights,
+    edit_weights,
+    errors,
+    hoisted,
+    pipe_of,
+    ran,
+    replace_text,
+    run,
+    scale_adapter,
+    with_other_timesteps,
+)
 
 import sdaccel
 from sdaccel.benchmarks.families import SIZES, families, forward
@@ -21,11 +34,6 @@ from sdaccel.passes.hoist_inputs import Inputs
 from sdaccel.passes.hoist_table import Table
 
 pytestmark = pytest.mark.usefixtures("plain_torch")
-
-
-def replace_text(_: Any, step: int, inputs: list[dict[str, Any]]) -> None:
-    if step == 3:
-        inputs[0]["encoder_hidden_states"] = inputs[0]["encoder_hidden_states"] * 0.5
 
 
 def edit_text(_: Any, step: int, inputs: list[dict[str, Any]]) -> None:
@@ -44,32 +52,16 @@ def edit_text_each_time(_: Any, __: int, inputs: list[dict[str, Any]]) -> None:
     inputs[0]["encoder_hidden_states"].mul_(1.1)
 
 
-def edit_weights(model: Any, step: int, _: Any) -> None:
-    if step == 3:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if "time" in name or "to_k" in name:
-                    weight.mul_(1.2)
-
-
 def move_weights(model: Any, step: int, _: Any) -> None:
     """As `load_adapter` with fusing, or `Module.to`, do it."""
     if step == 3:
-        for name, weight in model.named_parameters():
-            if "time" in name or "to_k" in name:
-                weight.data = weight.data * 1.2
+        for weight in conditioning_weights(model):
+            weight.data = weight.data * 1.2
 
 
 def load_adapter(model: Any, step: int, _: Any) -> None:
     if step == 3:
         lora(model)
-
-
-def scale_adapter(model: Any, step: int, _: Any) -> None:
-    if step == 0 and not hasattr(model, "peft_config"):
-        lora(model)
-    if step == 3:
-        model.set_adapters("default", 0.3)
 
 
 def merge_adapter(model: Any, step: int, _: Any) -> None:
@@ -163,15 +155,8 @@ def test_other_guidance_size_and_steps_between_calls_are_noticed() -> None:
 def test_a_schedule_that_changes_in_mid_loop_gets_new_tables() -> None:
     pipe, stock = pipe_of("SD 1.5"), pipe_of("SD 1.5")
     hoisted(pipe)
-
-    def outputs(of: FamilyPipeline) -> Any:
-        def change(_: Any, step: int, __: Any) -> None:
-            if step == 3:
-                of.scheduler.timesteps.sub_(7.0)
-
-        return run(of, "SD 1.5", change)
-
-    assert errors(outputs(pipe), outputs(stock)) <= EXACT_ERROR
+    moved = (with_other_timesteps(each, "SD 1.5") for each in (pipe, stock))
+    assert errors(*moved) <= EXACT_ERROR
     assert ran(pipe)["tables computed"] >= 2
 
 

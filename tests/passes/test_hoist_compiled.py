@@ -9,11 +9,20 @@ import pytest
 import tiny
 import torch
 from compiling import ran as compiler_ran
-from features import lora
-from hoisting import SHOWS, errors, pipe_of, ran, run
+from hoisting import (
+    SHOWS,
+    edit_weights,
+    errors,
+    pipe_of,
+    ran,
+    replace_text,
+    run,
+    scale_adapter,
+    with_other_timesteps,
+)
 
 import sdaccel
-from sdaccel.benchmarks.family_pipeline import FamilyPipeline, model_of
+from sdaccel.benchmarks.family_pipeline import model_of
 from sdaccel.benchmarks.measure import EXACT_ERROR, relative_error
 from sdaccel.passes.hoist_compiled import computed_inside
 from sdaccel.passes.hoist_probe import Call
@@ -51,47 +60,20 @@ def test_steps_read_tables_and_compile_nothing_anew(name: str, scope: str) -> No
     assert all(map(torch.equal, run(pipe, name), wanted))
 
 
-def replace_text(_: Any, step: int, inputs: list[dict[str, Any]]) -> None:
-    if step == 3:
-        inputs[0]["encoder_hidden_states"] = inputs[0]["encoder_hidden_states"] * 0.5
-
-
 def guide_otherwise(_: Any, step: int, inputs: list[dict[str, Any]]) -> None:
     if step == 3:
         inputs[0]["guidance"] = inputs[0]["guidance"] * 0.25
 
 
-def edit_weights(model: Any, step: int, _: Any) -> None:
-    if step == 3:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if "time" in name or "norm1.linear" in name:
-                    weight.mul_(1.2)
-
-
-def scale_adapter(model: Any, step: int, _: Any) -> None:
-    if step == 0 and not hasattr(model, "peft_config"):
-        lora(model)
-    if step == 4:
-        model.set_adapters("default", 0.3)
-
-
 CHANGES = (replace_text, guide_otherwise, edit_weights, scale_adapter)
-
-
-def with_other_timesteps(pipe: FamilyPipeline) -> Any:
-    def change(_: Any, step: int, __: Any) -> None:
-        if step == 3:
-            pipe.scheduler.timesteps.sub_(7.0)
-
-    return run(pipe, FLUX, change)
 
 
 def test_changes_between_generations_and_in_mid_loop_are_noticed() -> None:
     pipe, stock = both(pipe_of(FLUX)), pipe_of(FLUX)
     last = run(stock, FLUX)[-1]
     assert errors(run(pipe, FLUX)[-1:], [last]) <= EXACT_ERROR
-    assert errors(with_other_timesteps(pipe), with_other_timesteps(stock)) <= EXACT_ERROR
+    moved = (with_other_timesteps(each, FLUX) for each in (pipe, stock))
+    assert errors(*moved) <= EXACT_ERROR
     for change in CHANGES:
         wanted = run(stock, FLUX, change)
         assert relative_error(wanted[-1], last) > SHOWS, change

@@ -217,8 +217,8 @@ def test_without_a_folder_it_exports_once_for_the_same_weights(
 ) -> None:
     made = []
 
-    def export(pipe: Any, place: Path, *, components: Any, precision: str) -> None:
-        made.append((components, precision))
+    def export(pipe: Any, place: Path, *, components: Any, precision: str, rest: bool) -> None:
+        made.append((components, precision, rest))
         shutil.copytree(folder, place)
 
     monkeypatch.setenv("SDACCEL_CACHE", str(tmp_path))
@@ -227,7 +227,7 @@ def test_without_a_folder_it_exports_once_for_the_same_weights(
         pipe = tiny.stable_diffusion()
         pipe.unet.register_to_config(_use_default_values=noted)  # a set's order, by process another
         sdaccel.accelerate(pipe, "onnxruntime")
-    assert made == [(["unet"], "fp32")]
+    assert made == [(["unet"], "fp32", False)]
     pipe = tiny.stable_diffusion()
     pipe.unet.conv_in.bias.data.add_(1)
     sdaccel.accelerate(pipe, "onnxruntime")

@@ -281,6 +281,69 @@ def kandinsky(tokens: int) -> Case:
     return module, {"hidden_states": noise(B, tokens, WIDTH), "rotary_emb": matrices(tokens)}
 
 
+def ernie(tokens: int) -> Case:
+    """Angles of pairs, by which halves are turned: a value of its own for each channel."""
+    angles = noise(B, tokens, 1, D // 2, seed=5).repeat_interleave(2, 3)
+    return part("ernie_image.ErnieImageAttention")(WIDTH, H, D), {
+        "hidden_states": noise(B, tokens, WIDTH),
+        "image_rotary_emb": angles,
+    }
+
+
+def ernie_in_part(tokens: int) -> Case:
+    """Only a head's first channels are rotated."""
+    module, inputs = ernie(tokens)
+    return module, {**inputs, "image_rotary_emb": inputs["image_rotary_emb"][..., :12]}
+
+
+def joy_image(text_is_rotated: bool) -> Callable[[int], Case]:
+    """Query, key and value in one projection of each stream; query and key are rotated at once."""
+
+    def case(tokens: int) -> Case:
+        module = part("joyimage.JoyImageAttention")(WIDTH, H, D)
+        return module, {
+            "hidden_states": noise(B, tokens, WIDTH),
+            "encoder_hidden_states": noise(B, 4, WIDTH, seed=1),
+            "image_rotary_emb": (tables(tokens), tables(4, seed=6) if text_is_rotated else None),
+        }
+
+    return case
+
+
+def joy_image_edit(tokens: int) -> Case:
+    """Tables of each sample its own."""
+    module = part("joyimage_edit_plus.JoyImageEditPlusAttention")(WIDTH, H, D)
+    one, other = tables(tokens), tables(tokens, seed=6)
+    return module, {
+        "hidden_states": noise(B, tokens, WIDTH),
+        "encoder_hidden_states": noise(B, 4, WIDTH, seed=1),
+        "image_rotary_emb": tuple(map(torch.stack, zip(one, other, strict=True))),
+    }
+
+
+def perturbed_hunyuan(processor: str) -> Callable[[int], Case]:
+    """Guidance by perturbed attention: the last half or third of the batch attends to nothing."""
+
+    def case(tokens: int) -> Case:
+        from diffusers.models import attention_processor
+
+        module = attention(getattr(attention_processor, processor), qk_norm="layer_norm")
+        return module, {
+            "hidden_states": noise(6, tokens, WIDTH),
+            "image_rotary_emb": tables(tokens),
+        }
+
+    return case
+
+
+def z_image_control(tokens: int) -> Case:
+    from diffusers.models.controlnets import controlnet_z_image
+
+    module = attention(controlnet_z_image.ZSingleStreamAttnProcessor)
+    freqs = numbers(tokens).expand(B, -1, -1)
+    return module, {"hidden_states": noise(B, tokens, WIDTH), "freqs_cis": freqs}
+
+
 CASES: dict[str, tuple[Callable[[int], Case], int]] = {
     "CogView 4": (cogview4, 2),
     "GLM-Image": (glm_image, 2),
@@ -305,6 +368,14 @@ CASES: dict[str, tuple[Callable[[int], Case], int]] = {
     "HiDream": (hidream, 2),
     "HiDream, single": (hidream_single, 1),
     "Kandinsky 5": (kandinsky, 2),
+    "ErnieImage": (ernie, 2),
+    "ErnieImage, in part": (ernie_in_part, 2),
+    "JoyImage": (joy_image(True), 4),
+    "JoyImage, text left": (joy_image(False), 2),
+    "JoyImage Edit Plus": (joy_image_edit, 2),
+    "HunyuanDiT, perturbed": (perturbed_hunyuan("PAGHunyuanAttnProcessor2_0"), 2),
+    "HunyuanDiT, guided too": (perturbed_hunyuan("PAGCFGHunyuanAttnProcessor2_0"), 2),
+    "Z-Image's ControlNet": (z_image_control, 2),
 }
 """A processor's attention and inputs for a number of tokens, and how many norms it has to fuse."""
 

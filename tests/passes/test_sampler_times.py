@@ -79,12 +79,44 @@ def test_the_log_snr_is_that_of_either_kind_of_sampler() -> None:
     assert later == pytest.approx(wanted)
 
 
-def test_a_schedule_that_begins_with_noise_alone_has_no_time_but_its_steps() -> None:
+def from_noise_alone() -> Any:
+    """DDIM whose first step has nothing of a picture, which only v-prediction can tell of."""
     options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    times = times_of(diffusers.DDIMScheduler(**options))
-    assert times.points(STEPS, "sigma") is None
-    assert times.variables(STEPS) == ["step"]
+    return diffusers.DDIMScheduler(**options, prediction_type="v_prediction", clip_sample=False)
+
+
+def test_a_schedule_that_begins_with_noise_alone_has_no_time_but_its_angle_and_its_steps() -> None:
+    times = times_of(from_noise_alone())
+    assert times.points(STEPS, "sigma") is times.points(STEPS, "log_snr") is None
+    angles = times.points(STEPS, "angle")
+    assert angles is not None
+    assert angles[0] == -math.pi / 2
+    assert times.variables(STEPS) == ["step", "angle"]
     assert times.variables(STEPS - 1) == ["step", "sigma", "log_snr"]
+
+
+def test_by_the_angle_v_prediction_turns_a_sample() -> None:
+    """So that is what DDIM integrates over: nothing else of a step enters."""
+    scheduler = from_noise_alone()
+    points = times_of(scheduler).points(STEPS, "angle")
+    assert points is not None
+    sample, prediction = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    for step in range(STEPS - 1):
+        turn = points[step + 1] - points[step]
+        found = scheduler.step(prediction, scheduler.timesteps[step], sample).prev_sample
+        wanted = math.cos(turn) * sample - math.sin(turn) * prediction
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_angle_of_a_flow_is_that_between_its_data_and_its_noise() -> None:
+    times = times_of(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+    levels, angles = times.points(STEPS, "sigma"), times.points(STEPS, "angle")
+    assert levels is not None
+    assert angles is not None
+    assert angles[0] == -math.pi / 2
+    shares = [math.tan(-each) for each in angles[1:]]
+    assert shares == pytest.approx([-each / (1 + each) for each in levels[1:]])
+    assert times.variables(STEPS) == ["step", "sigma"]
 
 
 def test_a_schedule_that_was_cut_short_has_the_last_steps() -> None:

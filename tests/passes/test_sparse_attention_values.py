@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from sparse_videos import EVERYWHERE, NEAR, in_a_pipe, record, sparse, wan_model
+from sparse_videos import (
+    EVERYWHERE,
+    NEAR,
+    cogvideox_model,
+    in_a_pipe,
+    ltx_model,
+    record,
+    sparse,
+    wan_model,
+)
 
 from sdaccel.passes.video_blocks import VideoGrid, nearby_blocks
 
@@ -25,59 +34,7 @@ def apart(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float((found - truth).norm() / truth.norm())
 
 
-def cogvideox() -> tuple[Any, dict[str, Any], VideoGrid]:
-    from diffusers import CogVideoXTransformer3DModel
-
-    torch.manual_seed(8)
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=4,
-        text_embed_dim=8,
-        num_layers=3,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        patch_size=2,
-        temporal_compression_ratio=4,
-        max_text_seq_length=8,
-    )
-    inputs = {
-        "hidden_states": torch.randn(1, 3, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(1, 8, 8),
-        "timestep": torch.tensor([5]),
-    }
-    return model.eval(), inputs, VideoGrid(3, 4, 4, text=8)
-
-
-def ltx() -> tuple[Any, dict[str, Any], VideoGrid]:
-    from diffusers import LTXVideoTransformer3DModel
-
-    torch.manual_seed(9)
-    model = LTXVideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        cross_attention_dim=16,
-        num_layers=2,
-        caption_channels=8,
-    )
-    inputs = {
-        "hidden_states": torch.randn(1, 48, 4),
-        "encoder_hidden_states": torch.randn(1, 6, 8),
-        "timestep": torch.tensor([5]),
-        "encoder_attention_mask": torch.ones(1, 6),
-        "num_frames": 3,
-        "height": 4,
-        "width": 4,
-    }
-    return model.eval(), inputs, VideoGrid(3, 4, 4)
-
-
-MODELS = [wan_model, cogvideox, ltx]
+MODELS = [wan_model, cogvideox_model, ltx_model]
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from caching import draw, ran
 import sdaccel
 from sdaccel import shapes
 from sdaccel.passes.budget import SHIPPED, Calibrated
-from sdaccel.passes.calibration import Calibration, Row, Table, named
+from sdaccel.passes.calibration import Calibration, named
+from sdaccel.passes.calibration_tables import Row, Table
 from sdaccel.passes.step_cache_schedule import Schedule
 from sdaccel.plan import Plan
 
@@ -95,8 +96,10 @@ def test_where_other_steps_were_calibrated_the_interval_chooses() -> None:
     pipe = tiny.stable_diffusion()
     identity = {"scheduler": named(pipe.scheduler)}
     calibration = Calibration(identity, (Table(20, None, 1, (Row((0, 4, 19), 1, 50.0, None),)),))
-    alone = Calibrated(pipe, calibration, 40.0)
-    helped = Calibrated(pipe, calibration, 40.0, Schedule(2, fewest=10, order=1))
+    alone = Calibrated(pipe, calibration, 40.0, calibration.tables)
+    helped = Calibrated(
+        pipe, calibration, 40.0, calibration.tables, Schedule(2, fewest=10, order=1)
+    )
     assert alone.choose(20) == helped.choose(20)
     assert alone.choose(20).full == {0, 4, 19}
     assert alone.choose(12).full == set(range(12))

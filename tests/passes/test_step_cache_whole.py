@@ -63,7 +63,8 @@ def own_time(pipe: Any, variable: str, timestep: int) -> float:
     """Where a timestep of DDIM's lies, scaled to about the number of its step."""
     kept = float(pipe.scheduler.alphas_cumprod[timestep])
     level = ((1 - kept) / kept) ** 0.5
-    return {"step": 12 - timestep / 83, "sigma": 12 - level, "log_snr": -math.log(level)}[variable]
+    times = {"step": 12 - timestep / 83, "sigma": 12 - level, "log_snr": -math.log(level)}
+    return {**times, "angle": 12 - 7 * math.atan(level)}[variable]
 
 
 def error_of(order: int, variable: str, actual: str | None = None) -> float:
@@ -83,7 +84,7 @@ def error_of(order: int, variable: str, actual: str | None = None) -> float:
     return max(map(apart, returned, wanted))
 
 
-@pytest.mark.parametrize("variable", ["step", "sigma", "log_snr"])
+@pytest.mark.parametrize("variable", ["step", "sigma", "log_snr", "angle"])
 def test_a_forecast_of_order_two_is_exact_for_an_output_that_is_quadratic(variable: str) -> None:
     assert error_of(2, variable) < 1e-5
     assert error_of(1, variable) > 0.01

@@ -14,7 +14,8 @@ from caching import apart, cached, draw, flux, ran
 import sdaccel
 from sdaccel.errors import PassError, PlanError
 from sdaccel.passes.budget import budgets_together
-from sdaccel.passes.calibration import Calibration, Row, Table
+from sdaccel.passes.calibration import Calibration
+from sdaccel.passes.calibration_tables import Row, Table
 from sdaccel.planning.calibrate_steps import Products, calibrate
 from sdaccel.quality.metrics import Drawing
 from sdaccel.quality.pictures import psnr

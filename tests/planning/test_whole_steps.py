@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdaccel.passes.calibration import Row
+from sdaccel.passes.calibration_tables import Row
 from sdaccel.planning.whole_steps import bent_steps, measure_whole
 
 

@@ -53,6 +53,8 @@ def test_a_rung_is_stock_ours_or_somebody_elses_and_may_lose() -> None:
         ("fewer-steps-12", "12 steps"),
         ("fewer-steps-12-dpm++", "12 DPM++"),
         ("fewer-steps-12-unipc", "12 UniPC"),
+        ("fewer-steps-12-unipc-fp32", "12 UniPC fp32"),
+        ("fewer-steps-12-fp32", "12 steps fp32"),
         ("eager+precision", "eager+precision"),
     ],
 )
@@ -77,6 +79,9 @@ def test_quality_and_trouble_are_said_in_words() -> None:
         ("fewer-steps-12", "fewer steps"),
         ("fewer-steps-7-dpm++", "DPM++"),
         ("fewer-steps-12-unipc", "UniPC"),
+        ("fewer-steps-12-unipc-fp32", "UniPC fp32"),
+        ("deepcache-5-fp32", "deepcache fp32"),
+        ("stock-fp32", "stock-fp32"),
     ],
 )
 def test_a_rung_at_a_setting_is_of_a_family(rung: str, family: str) -> None:
