@@ -32,6 +32,7 @@ HEADS = (
     "released",
     f"tables at {STEPS} steps, MB",
     "of them on the device, MB",
+    "at once without release, MB",
     "samples",
     "modules from tables",
     "modules computed once",
@@ -54,6 +55,7 @@ class Counted:
     released: int
     tables: int
     resident: int
+    at_once: int
     samples: int
     timed: int
     constant: int
@@ -70,17 +72,19 @@ def count(name: str) -> Counted:
 
 def counted(name: str, family: Family, size: Size) -> Counted:
     """Count a family's model for inputs of a size, in bf16 on the meta device."""
+    from sdaccel.passes.hoist_holdings import tables_for
     from sdaccel.passes.hoist_release import RESIDENT
 
     model = on_meta(family)
     plan = plan_on_meta(model, family, size)
-    tables = plan.table_bytes(STEPS + 1)
+    tables, row = plan.table_bytes(STEPS + 1), plan.table_bytes(1)
     return Counted(
         name,
         sum(each.nbytes for each in model.parameters()),
         sum(each.nbytes for each in plan.weights),
         tables,
-        tables if tables <= RESIDENT else plan.table_bytes(1),
+        tables if tables <= RESIDENT else row,
+        plan.table_bytes(-(-STEPS // tables_for(STEPS, row)) + 1),
         size.batch,
         len({each.module for each in plan.timed}),
         len({each.module for each in plan.hoisted if not each.tables}),
@@ -103,8 +107,8 @@ def plan_on_meta(model: torch.nn.Module, family: Family, size: Size) -> HoistPla
     """What the pass would hoist of a forward with these inputs."""
     import torch
 
+    from sdaccel.passes.hoist_choice import plan_of
     from sdaccel.passes.hoist_inputs import Inputs, parameters_of
-    from sdaccel.passes.hoist_plan import plan_of
     from sdaccel.passes.hoist_probe import Probe
 
     arguments = _on_meta(family.draw(size, 0, torch.bfloat16))
@@ -140,6 +144,7 @@ def _cells(row: Counted) -> list[str]:
         f"{row.released / row.weights:.1%}",
         f"{row.tables / 1e6:.1f}",
         f"{row.resident / 1e6:.1f}",
+        f"{row.at_once / 1e6:.1f}",
         str(row.samples),
         str(row.timed),
         str(row.constant),

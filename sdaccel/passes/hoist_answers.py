@@ -53,15 +53,29 @@ class Known:
 class Kept:
     """What has been computed in this generation for a step's first call, or its second.
 
-    `seen` are the inputs that it was computed from, `schedule` the scheduler's timesteps, of which
-    the table begins with the `first`.
+    `seen` are the inputs that it was computed from, `schedule` the scheduler's timesteps, `places`
+    those of them that this generation goes through, `span` those that the table is for.
     """
 
     seen: Sequence[Sighting | None]
     cast: Cast
     table: Table | None = None
     schedule: Sighting | None = None
-    first: int = 0
+    places: range = range(0)
+    span: range = range(0)
+
+    def serves(self, other: Kept, place: int, inputs: Inputs) -> bool:
+        """Whether the table is the one that another call with these inputs needs for a place."""
+        plan = self.cast.plan
+        if self.table is None or place not in self.span or other.cast.plan is not plan:
+            return False
+        read = [each if at in plan.read else None for at, each in enumerate(self.seen)]
+        return (
+            self.schedule is not None
+            and other.schedule is not None
+            and self.schedule.is_still(other.schedule.tensor)
+            and not inputs.changed(read)
+        )
 
 
 class StandIn:

@@ -11,10 +11,11 @@ schedule, and what the device looks at is whether its timestep is the one that i
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .hoist_layout import Layout
 from .hoist_plan import Hoisted, HoistPlan, Leaf
 
 if TYPE_CHECKING:
@@ -40,13 +41,15 @@ class Table:
     shared: dict[int, torch.Tensor] = field(default_factory=dict)
     given: dict[int, torch.Tensor] = field(default_factory=dict)
     on_host: bool = field(init=False)
-    _leaves: dict[torch.dtype, list[Leaf]] = field(init=False)
+    _layouts: dict[torch.dtype, Layout] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.on_host = self.timesteps.device.type == "cpu"
-        self._leaves = {}
+        device = self.timesteps.device
+        self.on_host = device.type == "cpu"
+        leaves: dict[torch.dtype, list[Leaf]] = {}
         for leaf in self.plan.timed_leaves():
-            self._leaves.setdefault(leaf.dtype, []).append(leaf)
+            leaves.setdefault(leaf.dtype, []).append(leaf)
+        self._layouts = {dtype: Layout(each, device) for dtype, each in leaves.items()}
 
     @classmethod
     def computed(
@@ -60,14 +63,12 @@ class Table:
         """Run the tape of a plan for all timesteps; raises `TapeError` where that can't be done."""
         table = cls(timesteps, plan, away)
         table._make_room()
-        columns = {leaf.number: (leaf.dtype, column) for leaf, column in _columns(plan)}
+        leaves = {leaf.number: leaf for leaf in plan.timed_leaves()}
         given = {**plan.given, **dict(zip(plan.inputs, inputs, strict=True))}
 
         def keep(number: int, value: torch.Tensor, batched: bool) -> None:
-            if number in columns:
-                dtype, columns_of = columns[number]
-                rows = table.rows[dtype][:-1, columns_of]
-                rows.copy_(value.reshape(len(timesteps), -1) if batched else value.reshape(1, -1))
+            if number in leaves:
+                table._hold(leaves[number], value if batched else value[None])
             elif number in given and not batched:
                 table.given[number] = value
             else:  # a copy: later operations of the tape may write to it in place
@@ -78,13 +79,18 @@ class Table:
         plan.tape.run(given, {number: timesteps}, keep)
         return table
 
+    def _hold(self, leaf: Leaf, value: torch.Tensor) -> None:
+        layout = self._layouts[leaf.dtype]
+        rows = self.rows[leaf.dtype][:-1, layout.columns[leaf.number]]
+        rows.copy_(layout.held(leaf, value))
+
     def _make_room(self) -> None:
         import torch
 
         device = self.timesteps.device
         pinned = self.away and device.type == "cuda"
-        for dtype, count in self.plan.rows().items():
-            shape, where = (len(self.timesteps) + 1, count), "cpu" if self.away else device
+        for dtype, layout in self._layouts.items():
+            shape, where = (len(self.timesteps) + 1, layout.width), "cpu" if self.away else device
             rows = torch.empty(shape, dtype=dtype, device=where, pin_memory=pinned)
             rows[-1].fill_(float("nan"))
             self.rows[dtype] = rows
@@ -93,7 +99,8 @@ class Table:
     def nbytes(self) -> int:
         """The bytes that it takes of the device."""
         rows = [] if self.away else list(self.rows.values())
-        return sum(each.nbytes for each in (*rows, *self.shared.values()))
+        found = sum(each.nbytes for each in self._layouts.values())
+        return found + sum(each.nbytes for each in (*rows, *self.shared.values()))
 
     def read(self, timestep: torch.Tensor, place: int) -> dict[int, torch.Tensor] | None:
         """The tensors of a timestep's row, by number; but for `given` they are nobody else's.
@@ -106,10 +113,8 @@ class Table:
         if values is None:
             return None
         found = {number: each.clone() for number, each in self.shared.items()} | self.given
-        for dtype, leaves in self._leaves.items():
-            parts = values[dtype].split([leaf.values for leaf in leaves])
-            for leaf, part in zip(leaves, parts, strict=True):
-                found[leaf.number] = part.view(leaf.shape)
+        for dtype, layout in self._layouts.items():
+            found.update(layout.tensors(values[dtype]))
         return found
 
     def _found_here(self, timestep: torch.Tensor, place: int) -> _Values | None:
@@ -121,7 +126,7 @@ class Table:
             if not bool(same.any()):
                 return None
             place = int(same.to(torch.uint8).argmax())
-        return {dtype: rows[place].clone() for dtype, rows in self.rows.items()}
+        return {dtype: each.of(self.rows[dtype][place]) for dtype, each in self._layouts.items()}
 
     def _found_there(self, timestep: torch.Tensor, place: int) -> _Values | None:
         """Of a timestep on a device, at which the host doesn't look."""
@@ -129,30 +134,21 @@ class Table:
         if self.away and not 0 <= place < len(same):
             return None
         known = same[place] if self.away else same.any()
-        return {dtype: self._row(rows, same, known, place) for dtype, rows in self.rows.items()}
+        return {dtype: self._row(dtype, same, known, place) for dtype in self.rows}
 
     def _same(self, timestep: torch.Tensor) -> torch.Tensor:
         """Which rows are this timestep's, (T,) of truth values on its device."""
         return (self.timesteps == timestep).reshape(len(self.timesteps), -1).all(1)
 
-    def _row(self, rows: Any, same: Any, known: Any, place: int) -> torch.Tensor:
+    def _row(self, dtype: Any, same: Any, known: Any, place: int) -> torch.Tensor:
         import torch
 
+        rows, layout = self.rows[dtype], self._layouts[dtype]
         if self.away:
             row = rows[place].to(same.device, non_blocking=True, copy=True)
-            return torch.where(known, row, float("nan"))
+            return layout.of(torch.where(known, row, float("nan")))
         index = torch.where(known, same.to(torch.uint8).argmax(), len(same))
-        found: torch.Tensor = rows.index_select(0, index.reshape(1))[0]
-        return found
-
-
-def _columns(plan: HoistPlan) -> Iterator[tuple[Leaf, slice]]:
-    """Where in a row of its dtype each timed tensor stands, one that several calls return once."""
-    starts: dict[Any, int] = {}
-    for leaf in plan.timed_leaves():
-        start = starts.get(leaf.dtype, 0)
-        starts[leaf.dtype] = start + leaf.values
-        yield leaf, slice(start, start + leaf.values)
+        return layout.at(rows, index.reshape(1))
 
 
 def output_from(hoisted: Hoisted, device: Any) -> Callable[[Mapping[int, torch.Tensor]], Any]:

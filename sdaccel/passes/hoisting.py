@@ -13,16 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from .hoist_answers import Cast, Kept, Known
+from .hoist_answers import Cast, Known
+from .hoist_choice import plan_of
+from .hoist_holdings import Holdings
 from .hoist_inputs import Inputs, Sighting, parameters_of
-from .hoist_plan import HoistPlan, plan_of
-from .hoist_release import RESIDENT, Released, gains_memory, peak_of
-from .hoist_report import tell_peak, tell_plan
+from .hoist_report import tell_plan
 from .hoist_schedule import transform_of
-from .hoist_table import Table
-from .hoist_tape import TapeError
 from .hoist_watch import Watch
-from .parking import in_words
 from .step_cache_paths import CACHE
 
 if TYPE_CHECKING:
@@ -55,13 +52,12 @@ class Hoisting:
         compiled: frozenset[int] = frozenset(),
     ) -> None:
         self._name, self._model, self._clock, self._record = name, model, clock, record
-        self._max_bytes, self._release, self._compiled = max_bytes, release, compiled
+        self._compiled = compiled
         self._parameters = parameters_of(model)
-        self._released = Released(model)
+        self._holdings = Holdings(name, model, record, max_bytes, release, self._renew)
         self._known: dict[Any, Known] = {}
         self._watch: Watch | None = None
         self._seen: dict[Any, list[Sighting]] = {}
-        self._kept: dict[Any, Kept] = {}
         self._surprises = 0
         self.cast: Cast | None = None
         self._open = ExitStack()
@@ -78,7 +74,7 @@ class Hoisting:
         if cache is not None and cache.leaves_out_all:
             return
         if not self._arrive(args, kwargs):
-            self._bring_back()
+            self._holdings.bring_back()
 
     def after(self, _: Any, __: Any, ___: Any, output: Any) -> None:
         """The denoiser's call is over, with an output unless it was interrupted."""
@@ -95,11 +91,8 @@ class Hoisting:
 
     def forget(self) -> None:
         """A generation begins, or is over: what was computed in the last one goes."""
-        if self._released.weights and self._kept:
-            device = next(iter(self._kept.values())).cast.device
-            tell_peak(self._record, peak_of(device), "since weights left")
+        self._holdings.end()
         self._seen.clear()
-        self._kept.clear()
         self._surprises = 0
 
     def close(self) -> None:
@@ -107,7 +100,7 @@ class Hoisting:
         self._leave()
         self.forget()
         self._known.clear()
-        self._bring_back()
+        self._holdings.bring_back()
 
     @property
     def looking(self) -> bool:
@@ -150,14 +143,14 @@ class Hoisting:
             self._surprise(changed)
             self._watch = None
             self._known.clear()
-            self._kept.clear()
+            self._holdings.drop()
             self._seen.clear()
 
     def _surprise(self, what: str) -> None:
         self._record.ran[f"computed anew, for {what} changed"] += 1
         self._surprises += 1
         if self._surprises > _PATIENCE:
-            self._kept.clear()
+            self._holdings.drop()
             self._record.note(f"{self._name}: left alone in a generation that kept changing {what}")
 
     def _look(self, inputs: Inputs, seen: Sequence[Sighting], slot: Any) -> None:
@@ -202,102 +195,22 @@ class Hoisting:
 
     def _serve(self, known: Known, inputs: Inputs, slot: Any, scheduler: Any) -> bool:
         """Leave out of this forward what is hoisted; returns whether tables are read."""
-        kept = self._kept.get(slot)
+        kept = self._holdings.of(slot)
         changed = inputs.changed(kept.seen) if kept is not None else frozenset()
+        if changed:
+            self._surprise(inputs.told(changed))
         if kept is None or changed:
-            if changed:
-                self._surprise(inputs.told(changed))
-            device = inputs.tensors[0].device
-            cast = Cast(known.plan, device, self._has_room, self._record.ran)
-            kept = self._kept[slot] = Kept(inputs.sightings(known.plan.constant), cast)
-        row = self._read_table(known, kept, inputs, scheduler)
+            kept = self._holdings.begin(slot, known.plan, inputs)
+        place = 0 if inputs.time is None else self._clock.locate(inputs.tensors[inputs.time])
+        row = self._holdings.row(known, kept, inputs, scheduler, place)
         self.cast = kept.cast
         kept.cast.put_up(row)
         return row is not None
 
-    def _read_table(
-        self, known: Known, kept: Kept, inputs: Inputs, scheduler: Any
-    ) -> dict[int, torch.Tensor] | None:
-        """This step's row of what depends on the timestep, by number; None where there is none."""
-        plan, transform, time = known.plan, known.transform, inputs.time
-        if not plan.timed or transform is None or time is None:
-            return None
-        if kept.schedule is None or not kept.schedule.is_still(scheduler.timesteps):
-            kept.schedule = Sighting.of(scheduler.timesteps)
-            kept.first = getattr(scheduler, "begin_index", None) or 0
-            timesteps = transform(scheduler.timesteps[kept.first :])
-            kept.table = self._computed(known, inputs.tensors, time, timesteps)
-        if kept.table is None:
-            return None
-        place = self._clock.locate(inputs.tensors[time]) - kept.first
-        row = kept.table.read(inputs.tensors[time], place)
-        self._record.ran["timesteps that no table has" if row is None else "rows read"] += 1
-        return row
-
-    def _computed(
-        self, known: Known, inputs: Sequence[torch.Tensor], time: int, timesteps: torch.Tensor
-    ) -> Table | None:
-        """A table for a schedule, within the limit of memory; its weights may go then."""
-        plan = known.plan
-        needed = plan.table_bytes(len(timesteps) + 1)
-        away = self._release and gains_memory(timesteps.device) and needed > RESIDENT
-        if not away and needed + self._nbytes() > self._max_bytes:
-            self._record.note(
-                f"{self._name}: tables for {len(timesteps)} timesteps take {in_words(needed)}, "
-                f"more than max_bytes={self._max_bytes} allows: computed at every step"
-            )
-            return None
-        try:
-            table = Table.computed(plan, inputs, time, timesteps, away)
-        except TapeError as error:
-            known.transform = None
-            self._record.note(f"{self._name}: no tables: {error}")
-            return None
-        self._record.ran["tables computed"] += 1
-        self._record.note(
-            f"{self._name}: its tables take {in_words(needed)} for {len(timesteps)} timesteps"
-            + (", in host memory" if away else "")
-        )
-        if self._release:
-            self._let_go(plan)
-        return table
-
-    def _let_go(self, plan: HoistPlan) -> None:
-        """Let the weights leave that only tables were computed from."""
-        if not plan.weights or not gains_memory(plan.weights[0].device):
-            return
-        before = peak_of(plan.weights[0].device)
-        spared = self._released.release(plan.weights)
-        if not spared:
-            return
-        self._record.ran["releases of weights"] += 1
-        tell_peak(self._record, before, "before weights left")
-        of = sum(each.nbytes for each in self._model.parameters())
-        self._record.note(
-            f"{self._name}: {in_words(spared)} of its {in_words(of)} of weights wait in host memory"
-        )
+    def _renew(self) -> None:
+        """Weights have gone or come back: they are right as they are."""
         if self._watch is not None:
             self._watch.renew()
-
-    def _bring_back(self) -> None:
-        if self._released.bring_back():
-            self._record.ran["returns of weights"] += 1
-            if self._watch is not None:
-                self._watch.renew()
-
-    def _nbytes(self) -> int:
-        tables = [each.table.nbytes for each in self._kept.values() if each.table is not None]
-        return sum(tables) + sum(each.cast.nbytes for each in self._kept.values())
-
-    def _has_room(self, size: int) -> bool:
-        """Whether the output of a constant call can be kept within the limit of memory."""
-        if self._nbytes() + size <= self._max_bytes:
-            return True
-        self._record.note(
-            f"{self._name}: some constant outputs are computed at every step, since "
-            f"max_bytes={self._max_bytes} are full"
-        )
-        return False
 
 
 def _weights_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:

@@ -43,7 +43,7 @@ def scaled_down(name: str) -> Family:
 def test_counted_bytes_are_those_of_a_real_generation(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdaccel.passes.hoisting.gains_memory", lambda _: True)
+    monkeypatch.setattr("sdaccel.passes.hoist_holdings.gains_memory", lambda _: True)
     family = scaled_down(name)
     told = hoist.counted(name, family, SIZES[0])
     pipe = pipeline_of(family)

@@ -18,7 +18,7 @@ def no_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU counts as a device that has memory of its own."""
-    for module in ("hoisting", "hoist", "hoist_release"):
+    for module in ("hoist_holdings", "hoist", "hoist_release"):
         name = f"sdaccel.passes.{module}.gains_memory"
         monkeypatch.setattr(name, lambda _: True, raising=False)
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from kernel_checks import noise, relative_error
 
+from sdaccel.passes.hoist_choice import plan_of
 from sdaccel.passes.hoist_inputs import Inputs, parameters_of
-from sdaccel.passes.hoist_plan import HoistPlan, plan_of
+from sdaccel.passes.hoist_plan import HoistPlan
 from sdaccel.passes.hoist_probe import Probe
 from sdaccel.passes.hoist_table import Table
 

@@ -65,7 +65,7 @@ def test_the_report_tells_the_device_s_peak_before_and_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     peaks = iter((24_000_000_000, 17_000_000_000))
-    monkeypatch.setattr("sdaccel.passes.hoisting.peak_of", lambda _: next(peaks))
+    monkeypatch.setattr("sdaccel.passes.hoist_holdings.peak_of", lambda _: next(peaks))
     pipe = pipe_of()
     run(pipe)
     pipe._sdaccel.target.clock.forget()
@@ -122,7 +122,7 @@ def test_an_adapter_that_comes_while_weights_are_away_is_noticed() -> None:
 
 @pytest.mark.usefixtures("memory_of_its_own")
 def test_a_large_table_waits_in_host_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdaccel.passes.hoisting.RESIDENT", 1000)
+    monkeypatch.setattr("sdaccel.passes.hoist_holdings.RESIDENT", 1000)
     pipe = pipe_of(max_bytes=8000)
     for how in ({}, {"seed": 1, "guided": True}):
         assert errors(run(pipe, **how), run(stock(), **how)) <= EXACT_ERROR
