@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -31,9 +32,10 @@ def machine(where: torch.device | None = None) -> dict[str, Any]:
     at = torch.device("cuda" if described.kind in ("cuda", "rocm") else described.kind)
     values = described.to_dict()
     del values["memory_available"]
+    sets = described.instruction_sets if described.kind == "cpu" else ()
     return {
         **values,
-        "slug": slug(described.name, described.cores),
+        "slug": slug(described.name, described.cores, sets),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "libc": " ".join(platform.libc_ver()),
@@ -42,10 +44,14 @@ def machine(where: torch.device | None = None) -> dict[str, Any]:
     }
 
 
-def slug(name: str, cores: int) -> str:
-    """A folder's name for a machine: "amd-epyc-2-cores"."""
+def slug(name: str, cores: int, instruction_sets: Sequence[str] = ()) -> str:
+    """A folder's name for a machine: "amd-epyc-2-cores".
+
+    A CPU with AMX says so: a cloud's may be called "Xeon" alone, with and without.
+    """
     words = re.sub(r"\((r|tm)\)", " ", name.lower())
-    return re.sub(r"[^a-z0-9]+", "-", f"{words} {cores} cores").strip("-")
+    units = "amx" if "amx_bf16" in instruction_sets else ""
+    return re.sub(r"[^a-z0-9]+", "-", f"{words} {cores} cores {units}").strip("-")
 
 
 def file_name(workload: str) -> str:

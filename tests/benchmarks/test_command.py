@@ -190,4 +190,6 @@ def test_a_machines_folder_is_plain() -> None:
     name = "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
     assert provenance.slug(name, 2) == "intel-xeon-platinum-8481c-cpu-2-70ghz-2-cores"
     assert provenance.slug("NVIDIA H200", 16) == "nvidia-h200-16-cores"
+    assert provenance.slug("Xeon", 2, ("avx512f", "amx_bf16")) == "xeon-2-cores-amx"
+    assert provenance.slug("Xeon", 2, ("avx512f",)) == "xeon-2-cores"
     assert provenance.file_name("a/model of mine") == "a-model-of-mine"
