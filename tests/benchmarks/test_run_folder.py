@@ -40,9 +40,13 @@ except KeyboardInterrupt:
 """
 
 
+# Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+LISTENING = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def python(code: str, **values: str) -> list[str]:
     constants = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    return [sys.executable, "-c", constants + code]
+    return [sys.executable, "-c", LISTENING + constants + code]
 
 
 def environment(temporary: Path) -> Mapping[str, str]:
@@ -65,7 +69,7 @@ def test_a_run_that_is_ended_takes_its_files_and_its_processes_along(
         assert len(list(temporary.rglob("graph"))) == 1, "processes that were started share it"
         assert len(list(temporary.rglob("cache"))) == 3
         process.send_signal(number)
-        assert process.wait() == 130
+        assert process.wait(timeout=60) == 130
     assert not list(temporary.iterdir())
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)

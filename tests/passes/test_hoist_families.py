@@ -36,6 +36,9 @@ PLANS: dict[str, dict[str, Any]] = {
         "cuda_graph": True,
     },
 }
+ROUNDED = {"Kandinsky 5"}
+"""Stock rounds query and key to bf16 in fp32 too. What is fused before may differ in its last bit,
+and then now and then in bf16's: 1.3e-5 in one of 12 outputs."""
 STEPS = 3
 """The third step is the first that leaves anything out; of a second generation all do."""
 
@@ -63,7 +66,9 @@ def test_every_step_is_stock_s(name: str, plan: str) -> None:
     (family,) = families([name])
     pipe = pipeline_of(family)
     truth = generations(pipe, name, torch.float32)
-    sdaccel.accelerate(pipe, "none", **PLANS[plan])
+    sdaccel.accelerate(
+        pipe, "none", **{**PLANS[plan], **({"fuse": False} if name in ROUNDED else {})}
+    )
     found = generations(pipe, name, torch.float32)
     assert max(map(relative_error, found, truth)) <= EXACT_ERROR
     ran = sdaccel.report(pipe)["hoist"].ran

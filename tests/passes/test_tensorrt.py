@@ -139,7 +139,8 @@ def test_graphs_are_exported_as_the_weights_are(
 
     made = []
 
-    def export(pipe: Any, place: Path, *, components: Any, precision: str) -> None:
+    def export(pipe: Any, place: Path, *, components: Any, precision: str, rest: bool) -> None:
+        assert not rest
         made.append((components, precision))
         shutil.copytree(exported, place)
 
