@@ -76,30 +76,29 @@ def _fuse(component: Component, target: Target, patch: Patch, record: PassRecord
 
 
 class OpsPerGeneration:
-    """Counts what computed the ops during each generation: those of `names`, or all."""
+    """Counts what computed the ops during each generation, and why where it was no kernel."""
 
-    def __init__(self, record: PassRecord, names: tuple[str, ...] | None = None) -> None:
-        self._record, self._names = record, names
+    def __init__(self, record: PassRecord) -> None:
+        self._record = record
         self._before: dict[str, Counter[str]] = {}
 
     def begin(self) -> None:
         """Called when a generation begins."""
-        self._before = _runs()
+        self._before = runs_of_ops()
 
     def end(self) -> None:
         """Called when the pipe's call is over."""
         before, self._before = self._before, {}
-        for name, runs in _runs().items():
-            if self._names is not None and name not in self._names:
-                continue
+        for name, runs in runs_of_ops().items():
             for who, count in (runs - before.get(name, Counter())).items():
-                self._record.ran[f"{name} by {_WHO[who]}"] += count
+                self._record.ran[f"{name} by {WHO[who]}"] += count
 
 
-_WHO = {"kernel": "Triton", "native": "machine code", "reference": "plain torch"}
+WHO = {"kernel": "Triton", "native": "machine code", "reference": "plain torch"}
 
 
-def _runs() -> dict[str, Counter[str]]:
+def runs_of_ops() -> dict[str, Counter[str]]:
+    """How often each op has run so far, by who computed it."""
     from ..kernels.operator import operators
 
     return {name: Counter(each.runs) for name, each in operators().items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..kernels.group_norm_silu import group_norm_silu
 from .base import Effect, Pass
-from .fuse import OpsPerGeneration
+from .fuse import WHO, runs_of_ops
 from .group_norms import norm_before_attention, norm_then_silu
 from .memory_format import is_channels_last
 from .swap import RAN, Forward, Swap
@@ -23,7 +23,7 @@ from .swap import RAN, Forward, Swap
 if TYPE_CHECKING:
     from ..patch import Patch
     from ..report import PassRecord
-    from ..target import Target
+    from ..target import Component, Target
 
 _WORTHWHILE = 1 << 23
 """Elements of a model's largest map, at the size it is made for: 33 million in SD1.5's decoder. Its
@@ -60,9 +60,23 @@ class GroupNorm(Pass):
                     record.changed.update(
                         {f"{component.name} {label}": count for label, count in swap.counts.items()}
                     )
-        ops = OpsPerGeneration(record, ("group_norm_silu",))
-        target.clock.listeners.append(ops.begin)
-        target.clock.end_listeners.append(ops.end)
+                _count_ops(component, patch, record)
+
+
+def _count_ops(component: Component, patch: Patch, record: PassRecord) -> None:
+    """Count who computed the op in each call of a component."""
+    before: Counter[str] = Counter()
+
+    def begin(*_: Any) -> None:
+        before.clear()
+        before.update(runs_of_ops()["group_norm_silu"])
+
+    def end(*_: Any) -> None:
+        for who, count in (runs_of_ops()["group_norm_silu"] - before).items():
+            record.ran[f"group_norm_silu by {WHO[who]}"] += count
+
+    patch.add_handle(component.entry.register_forward_pre_hook(begin))
+    patch.add_handle(component.entry.register_forward_hook(end))
 
 
 def _unsuited(model: Any) -> str | None:
