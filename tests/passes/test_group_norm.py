@@ -86,10 +86,13 @@ def test_compiled_it_is_one_node_of_the_graph() -> None:
     before = decoded(pipe)
     sdaccel.accelerate(pipe, "none", group_norm=True)
     compiled = torch.compile(pipe.vae.decoder.forward, fullgraph=True, backend="aot_eager")
+    latents = torch.linspace(-1, 1, 256).view(1, 4, 8, 8)
     with torch.no_grad():
-        latents = torch.linspace(-1, 1, 256).view(1, 4, 8, 8)
         found = compiled(pipe.vae.post_quant_conv(latents))
     assert error(found, before) <= 1e-5
+    decoded(pipe)  # which counts
+    with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):
+        compiled(pipe.vae.post_quant_conv(latents))
 
 
 def test_with_gradients_stock_computes() -> None:
