@@ -1,9 +1,9 @@
 """GroupNorm, and the SiLU that follows it, in machine code on a CPU.
 
 Of a large channels-last map neither torch nor Inductor reads and writes as fast as memory would let
-them: SD1.5's decoder in bf16, compiled, spent 42% of its time in norms, on two AMX cores. The op is
-one node to the compiler, so models whose maps are small keep their norms and what is fused with
-them. On a GPU the norms are `fuse`'s.
+them, and a decoder's maps are the largest of a pipeline. The op is one node to the compiler, so
+models whose maps are small keep their norms, and what is fused with them. On a GPU the norms are
+`fuse`'s.
 """
 
 from __future__ import annotations
