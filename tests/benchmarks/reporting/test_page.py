@@ -214,13 +214,18 @@ def test_approximate_plans_are_drawn_beside_their_controls_with_intervals_and_na
 
 
 def test_kernels_lie_under_the_measured_roof(committed: str) -> None:
-    roof, points = charts(committed)["m0-roofline"]["layer"]
-    corners = roof["data"]["values"]
-    assert {corner["dtype"] for corner in corners} == {"bf16"}
-    flat = max(corner["rate"] for corner in corners)
-    assert 9e11 < flat < 1.2e12
-    assert all(point["rate"] <= flat for point in points["data"]["values"])
-    assert {point["op"] for point in points["data"]["values"]} == {"attention", "group_norm_silu"}
+    rooflines = [each for name, each in charts(committed).items() if name.endswith("-roofline")]
+    found = {}
+    for roof, points in (each["layer"] for each in rooflines):
+        corners, values = (layer["data"]["values"] for layer in (roof, points))
+        assert {corner["dtype"] for corner in corners} == {"bf16"}
+        flat = max(corner["rate"] for corner in corners)
+        assert all(point["rate"] <= flat for point in values)
+        found[flat] = {point["op"] for point in values}
+    assert {"attention", "group_norm_silu"} in [
+        ops for flat, ops in found.items() if 9e11 < flat < 1.2e12
+    ]
+    assert {"group_norm_silu"} in [ops for flat, ops in found.items() if 2.5e12 < flat < 3.2e12]
 
 
 def test_a_price_adds_what_a_thousand_pictures_cost(tmp_path: Path) -> None:
