@@ -41,9 +41,7 @@ struct Single {
   using Element = float;
   using Group = float;
   static constexpr int64_t TOGETHER = 1, LANES = 64, KEYS = 64, ROWS = 4, GROUPS = 1;
-  // Minimax on [0, 1): 7.5e-8 at most.
-  static constexpr float EXP2[] = {1.8775764e-3f, 8.9893409e-3f, 5.5826317e-2f,
-                                   2.4015362e-1f, 6.9315307e-1f, 9.9999993e-1f};
+  static constexpr auto &EXP2 = FINE;
   struct Scope {};
 
   static __m512 broadcast(const Group *from) { return _mm512_set1_ps(*from); }
@@ -70,8 +68,7 @@ struct Half {
   using Element = uint16_t;
   using Group = uint32_t;
   static constexpr int64_t TOGETHER = 2, LANES = 64, KEYS = 64, ROWS = 4, GROUPS = 1;
-  // Minimax on [0, 1): 7.5e-5 at most, a fiftieth of the rounding that follows.
-  static constexpr float EXP2[] = {7.8024511e-2f, 2.2606717e-1f, 6.9583354e-1f, 9.9992522e-1f};
+  static constexpr auto &EXP2 = COARSE;
   struct Scope {};
 
   static __m512 broadcast(const Group *from) {

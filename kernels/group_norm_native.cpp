@@ -66,9 +66,6 @@ struct Float16 {
 // y / (1 + exp(-y)). In 16 bit exp is within 7.5e-5, and the reciprocal within 6.2e-5.
 template <class Kind>
 inline __m512 silu(__m512 y) {
-  constexpr float FINE[] = {1.8775764e-3f, 8.9893409e-3f, 5.5826317e-2f,
-                            2.4015362e-1f, 6.9315307e-1f, 9.9999993e-1f};
-  constexpr float COARSE[] = {7.8024511e-2f, 2.2606717e-1f, 6.9583354e-1f, 9.9992522e-1f};
   const __m512 one = _mm512_set1_ps(1.0f);
   const __m512 power = _mm512_mul_ps(y, _mm512_set1_ps(-1.44269504f));
   if constexpr (Kind::PRECISE) return _mm512_div_ps(y, _mm512_add_ps(one, exp2_of(power, FINE)));

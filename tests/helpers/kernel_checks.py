@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sdaccel.kernels.language import interpreted
+from sdaccel.kernels.native import BuildError
 from sdaccel.kernels.operator import operators
 
 DEVICE = "cpu" if interpreted() else "cuda"
@@ -27,6 +28,25 @@ def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tor
     """Normally distributed values, the same each time and everywhere."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(*shape, generator=generator, device="cpu").to(DEVICE, dtype)
+
+
+@contextmanager
+def no_compiler(module: Any) -> Iterator[str]:
+    """Within it a module of machine code can't build its library, for the reason given."""
+    reason = "no C++ compiler: install g++, or set CXX"
+
+    def fail(*_: Any) -> Any:
+        raise BuildError(reason)
+
+    def forget() -> None:
+        module.unavailable.cache_clear()
+        module._function.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "library", fail)
+        forget()
+        yield reason
+    forget()
 
 
 def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import noise, relative_error
+from kernel_checks import no_compiler, noise, relative_error
 
 from sdaccel.kernels import attention_native as module
 from sdaccel.kernels.attention import attention
 from sdaccel.kernels.attention_native import attention_native, unavailable
-from sdaccel.kernels.native import BuildError
 from sdaccel.kernels.operator import UnsupportedError, operators
 from sdaccel.machine import processor
 
@@ -161,21 +160,10 @@ def test_other_dtypes_and_strides_are_unsupported() -> None:
         attention_native(apart, apart, apart, 1.0)
 
 
-def test_a_failed_build_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_is_a_reason_not_a_crash() -> None:
     needs(torch.float32)
-
-    def fail(*_: Any) -> Any:
-        raise BuildError("no C++ compiler: install g++, or set CXX")
-
-    monkeypatch.setattr(module, "library", fail)
-    module.unavailable.cache_clear()
-    module._function.cache_clear()
-    try:
-        assert unavailable(torch.float32) == "no C++ compiler: install g++, or set CXX"
-    finally:
-        monkeypatch.undo()
-        module.unavailable.cache_clear()
-        module._function.cache_clear()
+    with no_compiler(module) as reason:
+        assert unavailable(torch.float32) == reason
 
 
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
