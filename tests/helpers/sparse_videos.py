@@ -78,29 +78,10 @@ def wan_model() -> tuple[Any, dict[str, Any], VideoGrid]:
 def cogvideox_model() -> tuple[Any, dict[str, Any], VideoGrid]:
     """The same of CogVideoX, whose text stands before the tokens."""
     import torch
-    from diffusers import CogVideoXTransformer3DModel
+    from tiny_transformers import cogvideox
 
     torch.manual_seed(8)
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=4,
-        text_embed_dim=8,
-        num_layers=3,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        patch_size=2,
-        temporal_compression_ratio=4,
-        max_text_seq_length=8,
-    )
-    inputs = {
-        "hidden_states": torch.randn(1, 3, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(1, 8, 8),
-        "timestep": torch.tensor([5]),
-    }
+    model, inputs = cogvideox(num_layers=3)
     return model.eval(), inputs, VideoGrid(3, 4, 4, text=8)
 
 

@@ -74,3 +74,30 @@ def pixart(num_layers: int = 2) -> tuple[Any, dict[str, Any]]:
         "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
     }
     return model.eval(), inputs
+
+
+def cogvideox(num_layers: int = 2) -> tuple[Any, dict[str, Any]]:
+    """CogVideoX's: 8 words, then 3 frames of 4x4 tokens."""
+    from diffusers import CogVideoXTransformer3DModel
+
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=4,
+        text_embed_dim=8,
+        num_layers=num_layers,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=9,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=8,
+    )
+    inputs = {
+        "hidden_states": torch.randn(1, 3, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(1, 8, 8),
+        "timestep": torch.tensor([5]),
+    }
+    return model, inputs

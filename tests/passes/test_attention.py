@@ -10,7 +10,7 @@ import pytest
 import racing
 import tiny
 import torch
-from tiny_transformers import pixart, sd3
+from tiny_transformers import cogvideox, pixart, sd3
 
 import sdaccel
 from sdaccel.errors import PlanError
@@ -84,32 +84,6 @@ def test_so_is_every_attention_of_a_transformer_that_asks_diffusers(race: racing
     assert (tiny.draw_flux(pipe) == picture).all()
     assert record_of(pipe).changed["FluxAttnProcessor"] == 2
     assert record_of(pipe).ran["quick"] == 2 * 2 * 2 + 1
-
-
-def cogvideox() -> tuple[Any, dict[str, Any]]:
-    from diffusers import CogVideoXTransformer3DModel
-
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=4,
-        text_embed_dim=8,
-        num_layers=2,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        patch_size=2,
-        temporal_compression_ratio=4,
-        max_text_seq_length=8,
-    )
-    inputs = {
-        "hidden_states": torch.randn(1, 3, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(1, 8, 8),
-        "timestep": torch.tensor([5]),
-    }
-    return model, inputs
 
 
 def qwen_image() -> tuple[Any, dict[str, Any]]:
